@@ -1,0 +1,1 @@
+"""Load tester and its peers."""

@@ -1,0 +1,1 @@
+"""Who holds the sockets: clients connect here, sign in, join rooms and get what is pushed."""

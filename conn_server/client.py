@@ -1,0 +1,212 @@
+"""One client: its task owns socket, deadlines and room membership.
+
+The poller calls `receive` and `swept` synchronously; what needs to wait (sign-in, publish) is run
+in order by the client's one task, and the connection is not read meanwhile.  When the task ends,
+for whatever reason, the socket is closed and the member has left its rooms; when the socket is
+closed, the task ends, after a publish that is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from conn_server.admission import Admission
+from conn_server.connection import Connection, Pause
+from conn_server.origin import Origin
+from conn_server.rooms import Rooms
+from conn_server.session import Admit, Authenticate, CountMembers, Enqueue, Refusals, Rules, Session
+from schema.access import Grant, Refused, Unavailable
+from schema.closing import CloseCode
+from schema.envelope import encode_members
+from schema.message import Level, Message
+
+
+class Logic(Protocol):
+    """What a client asks of the logic servers."""
+
+    async def authenticate(self, token: str) -> Grant:
+        """Check `token`.
+
+        Raises:
+            Refused: it is not valid.
+            Unavailable: nobody could be asked.
+        """
+
+    async def publish(self, message: Message) -> None:
+        """Hand `message` to the queue; returns once the queue has it.
+
+        Raises:
+            Refused: it will never be taken.
+            Unavailable: the queue has not got it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A conn server as its clients see it; one for all of them.
+
+    Attributes:
+        request_timeout_s: for a sign-in or publish under way, after which it is `Unavailable`.
+        unix_now: Unix time in seconds.
+    """
+
+    logic: Logic
+    rooms: Rooms[Connection]
+    admission: Admission
+    origin: Origin
+    rules: Rules
+    refusals: Refusals
+    request_timeout_s: float
+    unix_now: Callable[[], float]
+
+
+class Client:
+    """The receiver of one connection and the owner of one task.  Made when the upgrade is answered.
+
+    Args:
+        node: what all clients share.
+        address: where it comes from, as `Admission.enter` gave it.
+        now: `trio.current_time()`.
+    """
+
+    __slots__ = ("_address", "_node", "_scope", "_task", "_work", "connection", "session")
+
+    def __init__(self, node: Node, address: str, now: float) -> None:
+        self._node = node
+        self._address = address
+        self.session = Session(node.rules, node.refusals, now)
+        self.connection: Connection | None = None
+        self._work: Authenticate | Enqueue | None = None
+        self._task: trio.lowlevel.Task | None = None  # while it sleeps
+        self._scope: trio.CancelScope | None = None  # while it works
+
+    def receive(self, payload: bytes, now: float) -> bytes | Pause | None:
+        """Decide about one message; called by the connection, never while work is under way."""
+        answer = self.session.frame_received(payload, now)
+        if answer is None or isinstance(answer, bytes):
+            return answer
+        if isinstance(answer, CountMembers):
+            return encode_members(len(self._node.rooms.members(answer.room)), answer.request_id)
+        self._work = answer
+        self._wake()
+        return Pause.PAUSE
+
+    def swept(self, now: float) -> float:
+        """Look at the deadlines, and say when to look again; called by the connection."""
+        connection = self.connection
+        if connection is None:
+            return now
+        last_seen = now if self._work is not None else connection.last_seen
+        late = self.session.time_passed(now, last_seen)
+        if late is not None:
+            connection.close(late.code)
+        return self.session.next_deadline(last_seen)
+
+    def closing(self) -> None:
+        """Nothing can be sent any more: leave the rooms; called by the connection."""
+        if self.connection is not None:
+            for room in self.session.memberships:
+                self._node.rooms.leave(self.connection, room)
+        self._stop_signing_in()
+
+    def closed(self, code: int) -> None:
+        """The socket is gone: leave the rooms and end the task; called once by the connection."""
+        self.closing()
+        self.connection = None  # no cycle is left for the collector
+        self._node.admission.leave(self._address)
+        self._wake()
+
+    def cancel(self) -> None:
+        """End this client alone, at once."""
+        if self.connection is not None:
+            self.connection.abort(CloseCode.GOING_AWAY)
+
+    async def run(self) -> None:
+        """Run what needs to wait, in order, until the connection is closed.
+
+        Cancellation closes the socket without a close frame and leaves the rooms.
+        """
+        try:
+            while self.connection is not None:
+                if self._work is None:
+                    self._task = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._interrupted)
+                else:
+                    await self._run_work(self._work)
+        finally:
+            self.cancel()
+
+    async def _run_work(self, work: Authenticate | Enqueue) -> None:
+        answer: bytes | None = None
+        connection, deadline = self.connection, trio.current_time() + self._node.request_timeout_s
+        try:
+            with trio.CancelScope(deadline=deadline) as self._scope:
+                answer = await (
+                    self._sign_in(work) if isinstance(work, Authenticate) else self._publish(work)
+                )
+            if self._scope.cancelled_caught and connection is not None and not connection.state:
+                answer = self._late(work)
+        except Exception:  # a defect of ours must not take the other clients along
+            if connection is not None:
+                connection.fail()
+        self._scope = self._work = None
+        if self.connection is not None:
+            if answer is not None:
+                self.connection.send(answer, Level.IMPORTANT)
+            self.connection.resume()
+
+    def _late(self, work: Authenticate | Enqueue) -> bytes | None:
+        if isinstance(work, Authenticate):
+            return self.session.sign_in_failed(work, Unavailable("no answer from logic in time, try again"))
+        return self.session.not_enqueued(work, Unavailable("no answer from the queue in time"))
+
+    async def _sign_in(self, work: Authenticate) -> bytes | None:
+        try:
+            grant = await self._node.logic.authenticate(work.token)
+        except (Refused, Unavailable) as error:
+            return self.session.sign_in_failed(work, error)
+        decision = self.session.sign_in_succeeded(work, grant)
+        return self._admit(work, decision) if isinstance(decision, Admit) else decision
+
+    def _admit(self, work: Authenticate, admit: Admit) -> bytes | None:
+        """Join and leave in one step, so that no push of either room falls between."""
+        node, connection = self._node, self.connection
+        if connection is None or connection.state:
+            return None
+        try:
+            node.rooms.join(connection, admit.join, admit.version)
+        except Unavailable as error:
+            return self.session.sign_in_failed(work, error)
+        for room in admit.leave:
+            node.rooms.leave(connection, room)
+        members = len(node.rooms.members(admit.join))
+        answer = self.session.admitted(admit, members, trio.current_time(), node.unix_now())
+        connection.look_at(self.session.next_deadline(connection.last_seen))
+        return answer
+
+    async def _publish(self, work: Enqueue) -> bytes | None:
+        node, publish = self._node, work.publish
+        message = node.origin.stamp(publish.room, publish.level, publish.data, work.sender)
+        try:
+            await node.logic.publish(message)
+        except (Refused, Unavailable) as error:
+            return self.session.not_enqueued(work, error)
+        return self.session.enqueued(work)
+
+    def _wake(self) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+
+    def _interrupted(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _stop_signing_in(self) -> None:
+        """Nobody waits for it any more; a publish goes on: what was read of a client is not thrown away."""
+        if self._scope is not None and isinstance(self._work, Authenticate):
+            self._scope.cancel()

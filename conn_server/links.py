@@ -1,0 +1,268 @@
+"""The logic servers as one `client.Logic`, whichever of them can be reached.
+
+    authenticate, publish --> admission --> Placing --> a lane --> rpc.py sends and receives --> settled
+
+1. Who asks has the deadline.  Cancelled, an ask that has not left is forgotten; another one may be done.
+2. An ask that finds no logic server is `Unavailable` after `homeless_s`, long before a deadline that would
+   leave its client in the dark.
+3. All that waits is bounded in items and bytes; beyond, `Unavailable` at once.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+import trio
+
+from conn_server.lanes import Ask, Outcome, Tally
+from conn_server.placing import GROUPS, OpenLane, Placing
+from runtime.rpc.balance import ranked
+from runtime.rpc.limits import RpcLimits
+from schema.access import BAD_SIGNATURE, Code, Grant, Refused, Unavailable
+from schema.message import Message
+from schema.names import partition
+
+
+@dataclass(frozen=True, slots=True)
+class LogicOptions:
+    """How logic servers are reached; durations in seconds.
+
+    Attributes:
+        tls: the client's context; None: cleartext.
+        server_name: whom the certificates must name, where it is not the host of the address.
+        rpc: bounds of the connections.
+        open_s: from the opening of a link to its window.
+        stall_s: a link that leaves something unanswered for so long is given up.
+        call_s: for one call of a Go logic server.
+        homeless_s: what finds no logic server waits so long for one.
+        max_waiting: sign-ins and publishes that wait, for whatever, and...
+        max_waiting_bytes: ...bytes of their tokens and bodies.
+    """
+
+    tls: ssl.SSLContext | None = None
+    server_name: str | None = None
+    rpc: RpcLimits = field(default_factory=RpcLimits)
+    open_s: float = 3.0
+    stall_s: float = 10.0
+    call_s: float = 5.0
+    homeless_s: float = 2.0
+    max_waiting: int = 65_536
+    max_waiting_bytes: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LinksStatistics:
+    """What there is now, and was since the start.
+
+    Attributes:
+        open: lanes that are.
+        waiting: sign-ins and publishes on their way, and...
+        waiting_bytes: ...bytes of them.
+        homeless: of those, without a lane.
+        queued: of those, on a lane that has not sent them yet.
+        unanswered: of those, sent.
+        frames: sent over links.
+        calls: of Go logic servers.
+        strays: answers to what was not asked.
+        moved: asked again elsewhere.
+        lost: links that broke.
+        not_done: by reason.
+    """
+
+    open: int
+    waiting: int
+    waiting_bytes: int
+    homeless: int
+    queued: int
+    unanswered: int
+    sign_ins: int
+    publishes: int
+    frames: int
+    calls: int
+    strays: int
+    moved: int
+    lost: int
+    not_done: Mapping[str, int]
+
+
+class _Waiting(Ask):
+    """An ask and the one task that waits for it."""
+
+    __slots__ = ("_outcome", "_settled", "_task")
+
+    def __init__(self, *, token: str | None = None, body: bytes = b"", group: int = 0) -> None:
+        super().__init__(token=token, body=body, group=group)
+        self._task: trio.lowlevel.Task | None = None
+        self._settled = False
+        self._outcome: Outcome = None
+
+    def settle(self, outcome: Outcome) -> None:
+        """Wake who waits."""
+        self._settled, self._outcome = True, outcome
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> Outcome:
+        """Wait until it is settled; an event of Trio's would cost as much as all the rest."""
+        if self._settled:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._interrupted)
+        return self._outcome
+
+    def _interrupted(self, _: Callable[[], object]) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+class LogicLinks:
+    """A `client.Logic` over all logic servers that can be reached.  Owned by the conn server's app.
+
+    Who runs a link (rpc.py) opens, retires and loses its lane here.
+
+    Attributes:
+        tally: where lanes count.
+    """
+
+    GAUGES: Final = ("open", "waiting", "waiting_bytes", "homeless", "queued", "unanswered")
+
+    def __init__(self, options: LogicOptions) -> None:
+        self.tally = Tally()
+        self._options = options
+        self._placing = Placing(ranked, _tell)
+        self._homeless_came = trio.Event()  # replaced when set
+        self._changed = trio.lowlevel.ParkingLot()
+        self._waiting = self._waiting_bytes = 0
+        self._sign_ins = self._publishes = 0
+        self._not_done: Counter[str] = Counter()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody can be asked now."""
+        return bool(self._placing.lanes)
+
+    async def wait_changed(self) -> None:
+        """Wait until a lane opens or goes; for whoever shows `is_open`."""
+        await self._changed.park()
+
+    async def authenticate(self, token: str) -> Grant:
+        """Return what `token` allows.
+
+        Raises:
+            Refused: it is not valid.
+            Unavailable: nobody could be asked.
+        """
+        self._sign_ins += 1
+        try:
+            ask = _Waiting(token=token)
+        except UnicodeEncodeError:  # half a surrogate pair, out of a header; nobody has signed that
+            self._not_done["not_signed_in"] += 1
+            raise Refused(Code.NOT_SIGNED_IN, BAD_SIGNATURE) from None
+        outcome = await self._ask(ask)
+        if outcome is None:
+            raise Unavailable("a sign-in was answered as if it were a publish")
+        return outcome
+
+    async def publish(self, message: Message) -> None:
+        """Hand `message` to the queue; return once the queue has it.
+
+        Cancelled, the message may or may not be stored.
+
+        Raises:
+            Refused: it will never be taken.
+            Unavailable: the queue has not got it.
+        """
+        self._publishes += 1
+        await self._ask(_Waiting(body=message.encode(), group=partition(message.room, GROUPS)))
+
+    async def _ask(self, ask: _Waiting) -> Grant | None:
+        self._admit(ask)
+        try:
+            self._placing.place(ask, trio.current_time())
+            if not self._placing.lanes:
+                self._homeless_came.set()
+            outcome = await ask.wait()
+        finally:
+            ask.given_up = True
+            self._waiting -= 1
+            self._waiting_bytes -= ask.size_bytes
+        if isinstance(outcome, Refused | Unavailable):
+            reason = outcome.code.name.lower() if isinstance(outcome, Refused) else "unavailable"
+            self._not_done[reason] += 1
+            raise outcome
+        return outcome
+
+    def _admit(self, ask: _Waiting) -> None:
+        options = self._options
+        full = self._waiting >= options.max_waiting
+        if full or self._waiting_bytes + ask.size_bytes > options.max_waiting_bytes:
+            self._not_done["busy"] += 1
+            raise Unavailable("too much is waiting for the logic servers, try again later")
+        self._waiting += 1
+        self._waiting_bytes += ask.size_bytes
+
+    # -- the side of those who run the links
+
+    def settle(self, ask: Ask, outcome: Outcome) -> None:
+        """Take what became of `ask`; lanes call it."""
+        self._placing.settle(ask, outcome, trio.current_time())
+
+    def lane_opened(self, address: str, lane: OpenLane) -> None:
+        """Ask `lane` from now on."""
+        self._placing.lane_opened(address, lane, trio.current_time())
+        self._changed.unpark_all()
+
+    def lane_retired(self, address: str, lane: OpenLane) -> None:
+        """Ask `lane` nothing more; what is unanswered on it will be answered."""
+        self._placing.lane_retired(address, lane, trio.current_time())
+        self._homeless_came.set()
+        self._changed.unpark_all()
+
+    def lane_lost(self, address: str, lane: OpenLane) -> None:
+        """Ask others what is unanswered on `lane`."""
+        self._placing.lane_lost(address, lane, trio.current_time())
+        self._homeless_came.set()
+        self._changed.unpark_all()
+
+    async def run_deadlines(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell those who have found no lane for `homeless_s`; runs until cancelled."""
+        task_status.started()
+        while True:
+            since = self._placing.homeless_since()
+            with trio.move_on_at(inf if since is None else since + self._options.homeless_s):
+                await self._homeless_came.wait()
+                self._homeless_came = trio.Event()
+                continue
+            self._placing.turn_away(trio.current_time() - self._options.homeless_s)
+
+    def statistics(self) -> LinksStatistics:
+        """Return what there is now and was so far."""
+        placing, tally = self._placing, self.tally
+        return LinksStatistics(
+            open=len(placing.lanes),
+            waiting=self._waiting,
+            waiting_bytes=self._waiting_bytes,
+            homeless=placing.homeless,
+            queued=sum(lane.queued for lane in placing.lanes.values()),
+            unanswered=sum(lane.unanswered for lane in placing.lanes.values()),
+            sign_ins=self._sign_ins,
+            publishes=self._publishes,
+            frames=tally.frames,
+            calls=tally.calls,
+            strays=tally.strays,
+            moved=placing.moved,
+            lost=placing.lost,
+            not_done=dict(self._not_done),
+        )
+
+
+def _tell(ask: Ask, outcome: Outcome) -> None:
+    assert isinstance(ask, _Waiting)  # noqa: S101  it gets no others
+    ask.settle(outcome)

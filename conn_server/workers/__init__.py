@@ -1,0 +1,1 @@
+"""Several conn servers on one host: a process that holds no client and keeps N that share the client port."""

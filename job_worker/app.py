@@ -1,0 +1,213 @@
+"""A job worker as a process: what it runs, in which order it starts and stops.
+
+serve
+ |- admin port, loop lag                     outlive everything else
+ `- discovery, open_worker (worker.py)
+     |- links
+     |   |- readiness
+     |   `- one per conn server: a channel and its lane, opened and closed together
+     `- announced                            withdrawn first on drain; then consumers stop, feeds flush,
+                                             lanes empty, FIN; the rest goes back to the queue
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from job_worker.rpc import RemoteConn
+from job_worker.settings import JobSettings, Nsq
+from job_worker.worker import Worker, WorkerStatistics, open_worker
+from runtime.admin import Readiness, serve_admin
+from runtime.discovery import Peers
+from runtime.discovery.choice import open_discovery
+from runtime.failures import setting_up
+from runtime.lifecycle import Drain
+from runtime.metrics import LoopLag, Metrics, watch_loop_lag
+from runtime.queue.nsq import NsqConsumer, NsqOptions, NsqQueue
+from runtime.rpc.channel import open_channel
+from runtime.rpc.tls import dialing_tls
+from runtime.tls import client_context
+from runtime.units import format_address
+
+CLOSING_S: Final = 2.0
+"""Of the drain, kept for giving back to the queue what could not be delivered, or a quarter of it if less."""
+READINESS_INTERVAL_S: Final = 0.5
+CONN_SERVERS: Final = "conn servers"
+QUEUE: Final = "queue"
+
+
+async def serve(
+    settings: JobSettings,
+    drain: Drain,
+    log: FilteringBoundLogger,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `drain` has begun and what is on loan from the queue has been delivered or given back.
+
+    Args:
+        settings: all of them.
+        drain: begins the stop, and has its deadline.
+        log: for what an operator should know.
+        task_status: gets the address of the admin port, once conn servers are looked for.
+
+    Raises:
+        runtime.failures.SetupError, OSError: what is to be mended in the settings; maybe in a group.
+    """
+    tls, queue = dialing_tls(settings.tls), NsqQueue(nsq_options(settings.nsq))
+    readiness = Readiness(CONN_SERVERS, QUEUE)
+    metrics, lag = Metrics(), LoopLag()
+    metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
+    registration = settings.registration
+    admin_address = settings.admin.address(registration.listen_address)
+    async with trio.open_nursery() as process:
+        with setting_up(f"admin port {format_address(*admin_address)}"):
+            admin = await process.start(serve_admin, admin_address, readiness, metrics, log)
+        process.start_soon(watch_loop_lag, lag)
+        async with (
+            open_discovery(
+                settings.etcd,
+                {settings.rpc.conn_service: settings.rpc.conns},
+                log,
+                ttl_s=registration.ttl_s,
+            ) as discovery,
+            discovery.watch(settings.rpc.conn_service) as conns,
+            open_worker(settings, queue, log) as worker,
+            trio.open_nursery() as links,
+        ):
+            register(metrics, worker)
+            metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
+            links.start_soon(watch_readiness, worker, readiness)
+            links.start_soon(keep_links, conns, Linking(settings, worker, metrics, log, tls))
+            async with discovery.announce(registration.service_name, registration.advertised()):
+                log.info("serving", admin=admin, conn_servers=sorted(conns.addresses))
+                task_status.started(admin)
+                await drain.draining.wait()
+                readiness.fail("drain", "draining")
+            await worker.drain(drain.deadline - min(CLOSING_S, drain.timeout_s / 4))
+            links.cancel_scope.cancel()
+        process.cancel_scope.cancel()
+
+
+def nsq_options(nsq: Nsq) -> NsqOptions:
+    """Return how to reach nsqd.
+
+    Raises:
+        SetupError: a certificate, key or authority cannot be read.
+    """
+    secret, tls = nsq.auth_secret, None
+    if nsq.tls:
+        tls = client_context("[nsq]", ca=nsq.ca_file, certificate=nsq.cert_file, key=nsq.key_file)
+    return NsqOptions(
+        nsqd=nsq.addresses,
+        tls=tls,
+        tls_name=nsq.server_name or None,
+        lookupd=nsq.lookupd,
+        auth_secret=secret.reveal().decode() if secret is not None else None,
+        msg_timeout_s=nsq.msg_timeout_s,
+        # Nothing is on loan any more when the worker closes its consumers.
+        drain_deadline_s=0.5,
+    )
+
+
+def register(metrics: Metrics, worker: Worker) -> None:
+    """Show the worker's numbers, and its consumers'."""
+    metrics.register("job", worker.statistics, gauges=WorkerStatistics.GAUGES)
+    for number, consumer in enumerate(worker.consumers):
+        if isinstance(consumer, NsqConsumer):
+            metrics.register(
+                "consumer",
+                consumer.statistics,
+                gauges=("nsqds", "connections", "on_loan", "waiting"),
+                labels={"partition": str(number)},
+            )
+
+
+async def watch_readiness(worker: Worker, readiness: Readiness) -> None:
+    """Say for ever whether there is somebody to consume from, and to deliver to."""
+    while True:
+        lost = [
+            consumer
+            for consumer in worker.consumers
+            if isinstance(consumer, NsqConsumer) and not consumer.statistics().connections
+        ]
+        for condition, problem in (
+            (QUEUE, "not connected to any nsqd" if lost else ""),
+            (CONN_SERVERS, "" if worker.has_conn_servers else "none is known"),
+        ):
+            if problem:
+                readiness.fail(condition, problem)
+            else:
+                readiness.meet(condition)
+        await trio.sleep(READINESS_INTERVAL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Linking:
+    """What a link to a conn server is made of; without `tls` it is cleartext."""
+
+    settings: JobSettings
+    worker: Worker
+    metrics: Metrics
+    log: FilteringBoundLogger
+    tls: ssl.SSLContext | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way to one conn server, as long as discovery knows it."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+async def keep_links(conns: Peers, linking: Linking) -> None:
+    """Keep one link for each conn server that is known, until cancelled."""
+    links: dict[str, Link] = {}
+    known: frozenset[str] = frozenset()
+    async with trio.open_nursery() as nursery:
+        while True:
+            known = await conns.wait_changed(known)
+            for address in links.keys() - known:
+                # Ended before it may be opened again; closing a channel has a deadline.
+                link = links.pop(address)
+                link.scope.cancel()
+                await link.ended.wait()
+                linking.log.info("conn server gone", address=address)
+            for address in known - links.keys():
+                link = links[address] = Link()
+                linking.log.info("conn server found", address=address)
+                nursery.start_soon(run_link, address, link, linking, name=f"conn server {address}")
+
+
+async def run_link(address: str, link: Link, linking: Linking) -> None:
+    """Run channel and lane of one conn server until the link is cancelled."""
+    lane_settings, metrics = linking.settings.lane, linking.metrics
+    tls, server_name = linking.tls, linking.settings.tls.server_name or None
+    unregister: list[Callable[[], None]] = []
+    try:
+        with link.scope:
+            async with (
+                open_channel(address, tls=tls, server_name=server_name) as channel,
+                trio.open_nursery() as nursery,
+            ):
+                server = RemoteConn(channel, lane_settings.call_timeout_s)
+                lane = await nursery.start(linking.worker.run_lane, address, server)
+                labels = {"conn": address}
+                gauges = ("batches", "held_bytes", "detached", "slow")
+                unregister += [
+                    metrics.register("lane", lane.statistics, gauges=gauges, labels=labels),
+                    metrics.register(
+                        "rpc", channel.statistics, gauges=("in_flight", "connections"), labels=labels
+                    ),
+                ]
+    finally:
+        for each in unregister:
+            each()
+        link.ended.set()

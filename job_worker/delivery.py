@@ -1,0 +1,234 @@
+"""From a batch to every conn server: one lane each, with calls that are tried again.
+
+    feed -- wait_space, hand_over --> Lanes --> lane (pure) --> call --> ConnServer
+                                                            |  Unavailable, too late: a pause, and again
+                                                            '  Refused: never
+
+Why calls of several rooms are under way at once is rule 1 of lane.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import random
+from typing import Final, Protocol
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from job_worker.handover import Handover
+from job_worker.lane import Held, Lane, Tally
+from job_worker.settings import Lane as LaneSettings
+from schema.access import Refused, Unavailable
+from schema.message import Push
+
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 0.25
+"""How often lanes look at the time: a conn server is detached at most this much late."""
+
+
+class ConnServer(Protocol):
+    """One conn server, as a lane needs it.  Batches of one room come one after the other."""
+
+    async def broadcast(self, push: Push) -> object:
+        """Return once it has put `push` into the outboxes of the room's members; what is returned is ignored.
+
+        Raises:
+            Unavailable: it may not have got it; it is asked again.
+            Refused: it will never take it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatistics:
+    """The lanes that there are now, and what lanes have done since the start.
+
+    Attributes:
+        lanes: conn servers; `detached_lanes` of them hold nobody up, `slow_lanes` drop instead of waiting.
+        held: batches waiting and under way, on all lanes; `held_bytes` of them.
+        batches: handed over by feeds.
+        answered: messages that a conn server has taken, counted for each.
+        retried: calls that were repeated.
+        detached: how often a lane was detached.
+        dropped_normal: messages that a conn server did not get, counted for each, by reason.
+        dropped_important: the same of IMPORTANT ones.  If no conn server at all has got them they are not
+            lost: the queue has them.
+    """
+
+    lanes: int
+    detached_lanes: int
+    slow_lanes: int
+    held: int
+    held_bytes: int
+    batches: int
+    answered: int
+    retried: int
+    detached: int
+    dropped_normal: Mapping[str, int]
+    dropped_important: Mapping[str, int]
+
+
+class _Opened:
+    """A lane and the callers that work on it."""
+
+    def __init__(self, name: str, lane: Lane) -> None:
+        self.name = name
+        self.lane = lane
+        self.idle = trio.lowlevel.ParkingLot()
+
+
+class Lanes:
+    """All conn servers of one worker.  Owned by the worker; each lane lives as long as its `run_lane`.
+
+    Args:
+        settings: bounds and deadlines.
+        log: told when a conn server is detached and attached again.
+        on_presence: called when the first lane is there (True) and when there is none any more (False).
+        jitter: 0 <= number < 1, for the pauses.
+    """
+
+    def __init__(
+        self,
+        settings: LaneSettings,
+        log: FilteringBoundLogger,
+        *,
+        on_presence: Callable[[bool], None] = lambda _: None,
+        jitter: Callable[[], float] = random,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._on_presence = on_presence
+        self._jitter = jitter
+        self._lanes: dict[str, _Opened] = {}
+        self._tally = Tally()
+        self._space = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_present(self) -> bool:
+        """Whether there is any."""
+        return bool(self._lanes)
+
+    async def run_lane(
+        self, name: str, server: ConnServer, *, task_status: trio.TaskStatus[Lane] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Deliver to `server` until cancelled; what is not over then is settled as gone, and counted.
+
+        Args:
+            name: its address; one lane for each.
+            server: owned by the caller, who closes it afterwards.
+            task_status: gets the lane, for its statistics.
+        """
+        if name in self._lanes:
+            raise ValueError(f"there is a lane for {name} already")
+        opened = self._lanes[name] = _Opened(name, Lane(self._settings, self._tally))
+        try:
+            if len(self._lanes) == 1:
+                self._on_presence(True)  # noqa: FBT003
+            async with trio.open_nursery() as callers:
+                for _ in range(self._settings.concurrency):
+                    callers.start_soon(self._work, opened, server)
+                task_status.started(opened.lane)
+        finally:
+            # No await: a batch is offered to this lane and settled by it, or not offered.
+            del self._lanes[name]
+            if not self._lanes:
+                self._on_presence(False)  # noqa: FBT003
+            opened.lane.close()
+            self._space.unpark_all()
+
+    async def run_clock(self) -> None:
+        """Tell the lanes the time, until cancelled."""
+        while True:
+            await trio.sleep(CHECK_INTERVAL_S)
+            for opened in list(self._lanes.values()):
+                was_detached = opened.lane.is_detached
+                opened.lane.check(trio.current_time())
+                if opened.lane.is_detached and not was_detached:
+                    self._log.warning("conn server detached: no answer", address=opened.name)
+                    self._space.unpark_all()
+
+    # -- the feeds' side
+
+    async def wait_space(self) -> None:
+        """Wait while a lane is full and turns over; within `patience_s` for one that does not answer.
+
+        Another feed may have taken the space that ends the wait; this one then goes on waiting.
+        """
+        # Always, so that feeds take turns: one that has much would else take all the space.
+        await trio.lowlevel.checkpoint()
+        while (until := self._space_at(now := trio.current_time())) > now:
+            with trio.move_on_at(until):
+                await self._space.park()
+
+    def _space_at(self, now: float) -> float:
+        return max((opened.lane.wait_until(now) for opened in self._lanes.values()), default=now)
+
+    def hand_over(self, push: Push, done: Callable[[bool], None]) -> None:
+        """Offer `push` to all lanes; `done` is told once whether anybody has, or need not have, got it."""
+        self._tally.batches += 1
+        now = trio.current_time()
+        handover = Handover(len(self._lanes), done)
+        for opened in list(self._lanes.values()):
+            opened.lane.offer(push, handover, now)
+            if opened.lane.has_ready:
+                opened.idle.unpark()
+
+    # -- the conn servers' side
+
+    async def _work(self, opened: _Opened, server: ConnServer) -> None:
+        while True:
+            held = opened.lane.take(trio.current_time())
+            if held is None:
+                await opened.idle.park()
+            else:
+                await self._deliver(opened, server, held)
+                if opened.lane.take_relief():
+                    self._space.unpark_all()
+
+    async def _deliver(self, opened: _Opened, server: ConnServer, held: Held) -> None:
+        """Call until the batch is over."""
+        lane = opened.lane
+        longest_s = FIRST_PAUSE_S
+        while True:
+            try:
+                with trio.move_on_after(self._settings.call_timeout_s):
+                    await server.broadcast(held.push)
+                    self._note_alive(opened)
+                    lane.answered(held, trio.current_time())
+                    return
+            except Refused as exc:
+                self._note_alive(opened)
+                self._log.error("conn server refuses a batch", address=opened.name, text=exc.text)
+                lane.refused(held, trio.current_time())
+                return
+            except Unavailable:
+                pass
+            if not lane.failed(held, trio.current_time()):
+                return
+            await trio.sleep(longest_s * (1 + self._jitter()) / 2)
+            longest_s = min(2 * longest_s, LONGEST_PAUSE_S)
+            self._tally.retried += 1
+
+    def _note_alive(self, opened: _Opened) -> None:
+        if opened.lane.is_detached:
+            self._log.info("conn server answers again", address=opened.name)
+
+    def statistics(self) -> DeliveryStatistics:
+        """Return what there is now and was so far."""
+        lanes = [opened.lane.statistics() for opened in self._lanes.values()]
+        tally = self._tally
+        return DeliveryStatistics(
+            lanes=len(lanes),
+            detached_lanes=sum(lane.detached for lane in lanes),
+            slow_lanes=sum(lane.slow for lane in lanes),
+            held=sum(lane.batches for lane in lanes),
+            held_bytes=sum(lane.held_bytes for lane in lanes),
+            batches=tally.batches,
+            answered=tally.answered,
+            retried=tally.retried,
+            detached=tally.detached,
+            dropped_normal=dict(tally.dropped_normal),
+            dropped_important=dict(tally.dropped_important),
+        )

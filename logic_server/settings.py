@@ -1,0 +1,58 @@
+"""The settings of a logic server: one frozen record per section.  Pure.
+
+deploy/examples/logic.toml says what each key is for.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from runtime.sections import (
+    Admin,
+    DrainLimits,
+    Etcd,
+    Log,
+    Nsqd,
+    Registration,
+    RuleLimits,
+    ServerTls,
+    ServiceSettings,
+    TokenKey,
+)
+from runtime.units import PositiveDuration, Size
+from schema.envelope import MAX_DATA_BYTES
+from schema.names import LOGIC_SERVICE
+
+
+class Nsq(Nsqd, frozen=True):
+    """`[nsq]`: where to publish; a publish that the queue has not got in time is `Unavailable`."""
+
+    publish_timeout_s: PositiveDuration = 5.0
+
+
+class Rules(RuleLimits, frozen=True):
+    """`[rules]`: what one user may do, on all connections of this logic server together.
+
+    Attributes:
+        join: rooms that a token may join which names none itself; a trailing `*` matches any rest.
+        max_data_bytes: of one message.
+    """
+
+    join: tuple[str, ...] = ("*",)
+    max_data_bytes: Size = MAX_DATA_BYTES
+
+
+class LogicSettings(ServiceSettings, frozen=True):
+    """All settings of a logic server."""
+
+    registration: Registration = msgspec.field(
+        default=Registration(service_name=LOGIC_SERVICE, listen_address="127.0.0.1:6001"), name="srv"
+    )
+    token: TokenKey = TokenKey()
+    rules: Rules = Rules()
+    nsq: Nsq = Nsq()
+    tls: ServerTls = ServerTls()
+    etcd: Etcd = Etcd()
+    admin: Admin = Admin()
+    log: Log = Log()
+    drain: DrainLimits = DrainLimits()

@@ -1,0 +1,1 @@
+"""How the services reach each other and live as processes: the only I/O that they share."""

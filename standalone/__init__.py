@@ -1,0 +1,1 @@
+"""The three services in one process, over in-memory links and the embedded queue."""

@@ -1,0 +1,242 @@
+"""The logic servers as one: admission, waiting, giving up, and the deadline of who finds nobody."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from conn_server.lanes import Ask
+from conn_server.links import LinksStatistics, LogicLinks, LogicOptions
+from schema.access import Code, Grant, Refused, Unavailable
+from schema.message import Level, Message
+
+OPTIONS = LogicOptions(homeless_s=2.0)
+
+
+class FakeLane:
+    """A lane in which asks lie until a test answers them."""
+
+    def __init__(self) -> None:
+        self.asks: list[Ask] = []
+
+    def add(self, ask: Ask) -> None:
+        self.asks.append(ask)
+
+    def take_queued(self) -> list[Ask]:
+        return []
+
+    def take_back(self) -> list[Ask]:
+        asks, self.asks = self.asks, []
+        return asks
+
+    @property
+    def queued(self) -> int:
+        return len(self.asks)
+
+    @property
+    def unanswered(self) -> int:
+        return 0
+
+
+def message(number: int = 1, data: bytes = b"x") -> Message:
+    return Message("lobby", Level.NORMAL, data, 7, number, "ann", 1)
+
+
+async def test_grant_and_stored_message_come_back_to_who_asked() -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    links.lane_opened("a", lane)
+    grants: list[Grant] = []
+
+    async def sign_in(token: str) -> None:
+        grants.append(await links.authenticate(token))
+
+    async with trio.open_nursery() as nursery:
+        for token in ("1", "2"):
+            nursery.start_soon(sign_in, token)
+        nursery.start_soon(links.publish, message())
+        await wait_all_tasks_blocked()
+        for ask in lane.asks:
+            links.settle(ask, None if ask.token is None else Grant(int(ask.token), ask.token))
+    assert sorted(grant.uid for grant in grants) == [1, 2]
+    (body,) = (ask.body for ask in lane.asks if ask.token is None)
+    assert Message.decode(body) == message()
+
+
+async def test_refusal_is_raised_and_counted() -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _() -> None:
+            with pytest.raises(Refused, match="slow down"):
+                await links.publish(message())
+
+        await wait_all_tasks_blocked()
+        links.settle(lane.asks[0], Refused(Code.TOO_FAST, "slow down"))
+    assert links.statistics().not_done == {"too_fast": 1}
+
+
+async def test_sign_in_that_was_answered_as_a_publish_is_none() -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _() -> None:
+            with pytest.raises(Unavailable):
+                await links.authenticate("t")
+
+        await wait_all_tasks_blocked()
+        links.settle(lane.asks[0], None)
+
+
+async def test_token_that_cannot_be_sent_is_refused() -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    links.lane_opened("a", lane)
+    with pytest.raises(Refused) as caught:
+        await links.authenticate("a.b.\udcff")
+    assert caught.value.code is Code.NOT_SIGNED_IN
+    assert lane.asks == []
+
+
+async def test_who_finds_nobody_is_told_long_before_its_own_deadline(autojump_clock: MockClock) -> None:
+    links = LogicLinks(OPTIONS)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(links.run_deadlines)
+        began = trio.current_time()
+        with pytest.raises(Unavailable, match="no logic server"):
+            await links.authenticate("t")
+        assert trio.current_time() - began == pytest.approx(2.0)
+        # And again: the next one's time is its own.
+        await trio.sleep(5)
+        began = trio.current_time()
+        with pytest.raises(Unavailable):
+            await links.publish(message())
+        assert trio.current_time() - began == pytest.approx(2.0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_of_many_who_find_nobody_waits_its_own_time(autojump_clock: MockClock) -> None:
+    links = LogicLinks(OPTIONS)
+    waited: list[float] = []
+
+    async def sign_in(after_s: float) -> None:
+        await trio.sleep(after_s)
+        began = trio.current_time()
+        with pytest.raises(Unavailable):
+            await links.authenticate("t")
+        waited.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as background:
+        await background.start(links.run_deadlines)
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(sign_in, number / 4)
+        background.cancel_scope.cancel()
+    assert waited == [pytest.approx(2.0)] * 10
+
+
+async def test_lane_that_opens_in_time_saves_who_waits(autojump_clock: MockClock) -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    async with trio.open_nursery() as background:
+        await background.start(links.run_deadlines)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(links.publish, message())
+            await trio.sleep(1.5)
+            assert links.statistics().homeless == 1
+            links.lane_opened("a", lane)
+            await trio.sleep(3)
+            links.settle(lane.asks[0], None)
+        background.cancel_scope.cancel()
+
+
+async def test_what_falls_out_of_a_lost_lane_is_told_as_well(autojump_clock: MockClock) -> None:
+    """Nobody new came, so nothing used to wake the task that tells them."""
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    began = trio.current_time()
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as background:
+        await background.start(links.run_deadlines)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _() -> None:
+                with pytest.raises(Unavailable):
+                    await links.publish(message())
+
+            await trio.sleep(10)
+            links.lane_lost("a", lane)
+            nursery.cancel_scope.deadline = trio.current_time() + 60
+        assert not nursery.cancel_scope.cancelled_caught
+        assert 2 <= trio.current_time() - began - 10 < 3
+        background.cancel_scope.cancel()
+
+
+async def test_too_many_waiting_are_refused_at_once() -> None:
+    links, lane = LogicLinks(replace(OPTIONS, max_waiting=2)), FakeLane()
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as nursery:
+        for number in (1, 2):
+            nursery.start_soon(links.publish, message(number))
+        await wait_all_tasks_blocked()
+        with pytest.raises(Unavailable, match="too much"):
+            await links.authenticate("t")
+        assert links.statistics().waiting == 2
+        for ask in lane.asks:
+            links.settle(ask, None)
+    assert links.statistics().waiting == 0
+    assert links.statistics().not_done == {"busy": 1}
+
+
+async def test_too_many_bytes_waiting_are_refused_at_once() -> None:
+    links = LogicLinks(replace(OPTIONS, max_waiting_bytes=200))
+    links.lane_opened("a", FakeLane())
+    with trio.move_on_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(links.publish, message(1, b"x" * 100))
+            await wait_all_tasks_blocked()
+            with pytest.raises(Unavailable, match="too much"):
+                await links.publish(message(2, b"x" * 100))
+            nursery.cancel_scope.cancel()
+    assert links.statistics().waiting_bytes == 0
+
+
+async def test_answer_to_who_has_given_up_is_nobodys() -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(links.publish, message())
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    (ask,) = lane.asks
+    assert ask.given_up
+    links.settle(ask, None)
+    assert links.statistics().waiting == 0
+
+
+async def test_coming_and_going_of_lanes_is_shown() -> None:
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    seen: list[bool] = []
+
+    async def watch() -> None:
+        while True:
+            seen.append(links.is_open)
+            await links.wait_changed()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await wait_all_tasks_blocked()
+        links.lane_opened("a", lane)
+        await wait_all_tasks_blocked()
+        links.lane_retired("a", lane)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert seen == [False, True, False]
+
+
+def test_gauges_are_names_of_statistics() -> None:
+    assert set(LogicLinks.GAUGES) <= {each.name for each in fields(LinksStatistics)}

@@ -1,0 +1,299 @@
+"""Which logic server is asked: turn, groups and their order, through every way in which links come and go."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from hypothesis import given, strategies as st
+
+from conn_server.lanes import Ask, Outcome
+from conn_server.placing import GROUPS, MAX_MOVES, Placing
+from schema.access import Unavailable
+
+
+class FakeLane:
+    """A lane that sends when it is told to; what has been sent is under way until it is answered."""
+
+    def __init__(self, placing: Placing) -> None:
+        self.queue: deque[Ask] = deque()
+        self.under_way: deque[Ask] = deque()
+        self._placing = placing
+
+    def add(self, ask: Ask) -> None:
+        self.queue.append(ask)
+
+    def send(self) -> None:
+        if self.queue:
+            self.under_way.append(self.queue.popleft())
+
+    def answer(self, outcome: Outcome = None) -> None:
+        if self.under_way:
+            self._placing.settle(self.under_way.popleft(), outcome, 0.0)
+
+    def take_queued(self) -> list[Ask]:
+        asks = list(self.queue)
+        self.queue.clear()
+        return asks
+
+    def take_back(self) -> list[Ask]:
+        asks = list(self.under_way)
+        self.under_way.clear()
+        return asks + self.take_queued()
+
+    @property
+    def queued(self) -> int:
+        return len(self.queue)
+
+    @property
+    def unanswered(self) -> int:
+        return len(self.under_way)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.queue and not self.under_way
+
+
+def alphabetical(_: str, addresses: Iterable[str]) -> list[str]:
+    """Rank: the first in the alphabet is preferred by everybody."""
+    return sorted(addresses)
+
+
+class Bench:
+    """A placing and what it has told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Ask, Outcome]] = []
+        self.placing = Placing(alphabetical, lambda ask, outcome: self.told.append((ask, outcome)))
+
+    def open(self, address: str) -> FakeLane:
+        lane = FakeLane(self.placing)
+        self.placing.lane_opened(address, lane, 0.0)
+        return lane
+
+    def publish(self, group: int = 0) -> Ask:
+        ask = Ask(body=b"x", group=group)
+        self.placing.place(ask, 0.0)
+        return ask
+
+
+def test_sign_ins_go_to_each_by_turn() -> None:
+    bench = Bench()
+    lanes = [bench.open(address) for address in "abc"]
+    for _ in range(6):
+        bench.placing.place(Ask(token="t"), 0.0)
+    assert [lane.queued for lane in lanes] == [2, 2, 2]
+
+
+def test_publishes_of_a_group_go_to_the_one_it_prefers() -> None:
+    bench = Bench()
+    first, second = bench.open("a"), bench.open("b")
+    asks = [bench.publish() for _ in range(3)]
+    assert list(first.queue) == asks
+    assert second.is_idle
+
+
+def test_who_finds_nobody_waits_in_order_for_the_first_that_opens() -> None:
+    bench = Bench()
+    asks = [bench.publish() for _ in range(3)]
+    asks[1].given_up = True
+    assert bench.placing.homeless == 3
+    lane = bench.open("a")
+    assert list(lane.queue) == [asks[0], asks[2]]
+    assert bench.placing.homeless == 0
+
+
+def test_who_finds_nobody_is_turned_away_after_a_while() -> None:
+    bench = Bench()
+    early, late = Ask(token="t"), Ask(body=b"x")
+    bench.placing.place(early, 1.0)
+    bench.placing.place(late, 2.0)
+    assert bench.placing.homeless_since() == 1.0
+    bench.placing.turn_away(1.5)
+    ((ask, outcome),) = bench.told
+    assert ask is early
+    assert isinstance(outcome, Unavailable)
+    bench.placing.turn_away(2.0)
+    assert bench.placing.homeless_since() is None
+
+
+def test_group_moves_to_a_better_lane_when_nothing_of_it_is_unanswered() -> None:
+    bench = Bench()
+    second = bench.open("b")
+    bench.publish()
+    second.send()
+    first = bench.open("a")
+    behind = [bench.publish(), bench.publish()]
+    assert first.is_idle
+    assert second.queued == 0
+    second.answer()
+    assert list(first.queue) == behind
+
+
+def test_group_without_anything_unanswered_moves_at_once() -> None:
+    bench = Bench()
+    bench.open("b")
+    first = bench.open("a")
+    ask = bench.publish()
+    assert list(first.queue) == [ask]
+
+
+def test_lost_link_is_asked_again_elsewhere_in_order_before_what_came_later() -> None:
+    bench = Bench()
+    first, second = bench.open("a"), bench.open("b")
+    asks = [bench.publish() for _ in range(4)]
+    first.send()
+    first.send()
+    bench.placing.lane_lost("a", first, 0.0)
+    asks.append(bench.publish())
+    assert list(second.queue) == asks
+    assert (bench.placing.moved, bench.placing.lost) == (4, 1)
+
+
+def test_what_was_held_stays_behind_what_comes_back() -> None:
+    bench = Bench()
+    second = bench.open("b")
+    asks = [bench.publish()]
+    second.send()
+    first = bench.open("a")
+    asks += [bench.publish(), bench.publish()]
+    bench.placing.lane_lost("b", second, 0.0)
+    assert list(first.queue) == asks
+
+
+def test_lost_link_without_another_one_waits() -> None:
+    bench = Bench()
+    lane = bench.open("a")
+    asks = [bench.publish(), bench.publish()]
+    lane.send()
+    bench.placing.lane_lost("a", lane, 0.0)
+    assert bench.placing.homeless == 2
+    assert list(bench.open("a").queue) == asks
+
+
+def test_ask_that_goes_down_with_link_after_link_is_not_tried_for_ever() -> None:
+    bench = Bench()
+    ask = bench.publish()
+    for _ in range(MAX_MOVES + 1):
+        lane = bench.open("a")
+        lane.send()
+        bench.placing.lane_lost("a", lane, 0.0)
+    ((told, outcome),) = bench.told
+    assert told is ask
+    assert isinstance(outcome, Unavailable)
+
+
+def test_what_was_given_up_does_not_come_back() -> None:
+    bench = Bench()
+    lane = bench.open("a")
+    ask = bench.publish()
+    ask.given_up = True
+    bench.placing.lane_lost("a", lane, 0.0)
+    assert bench.placing.homeless == 0
+
+
+def test_retired_lane_answers_what_is_under_way_and_the_rest_waits_for_that() -> None:
+    bench = Bench()
+    first, second = bench.open("a"), bench.open("b")
+    bench.publish()
+    behind = bench.publish()
+    first.send()
+    bench.placing.lane_retired("a", first, 0.0)
+    later = bench.publish()
+    assert second.is_idle
+    first.answer()
+    assert list(second.queue) == [behind, later]
+    assert bench.placing.lost == 0
+
+
+def test_end_of_a_retired_lane_is_no_loss() -> None:
+    bench = Bench()
+    lane = bench.open("a")
+    bench.placing.lane_retired("a", lane, 0.0)
+    bench.placing.lane_lost("a", lane, 0.0)
+    assert bench.placing.lost == 0
+    assert not bench.placing.lanes
+
+
+def test_old_lane_that_ends_late_does_not_take_the_new_one_away() -> None:
+    bench = Bench()
+    old = bench.open("a")
+    bench.placing.lane_retired("a", old, 0.0)
+    new = bench.open("a")
+    bench.placing.lane_lost("a", old, 0.0)
+    assert bench.placing.lanes == {"a": new}
+
+
+class Run:
+    """Logic servers that come and go as a list of steps says, and what was sent to them."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.open: dict[str, FakeLane] = {}
+        self.retired: list[FakeLane] = []
+        self.asks: list[Ask] = []
+        self.sent: list[Ask] = []  # each when it left for the first time
+
+    def step(self, what: str, address: str, group: int) -> None:
+        lane = self.open.get(address)
+        if what == "publish":
+            self.asks.append(self.bench.publish(group))
+        elif lane is None:
+            if what == "open":
+                self.open[address] = self.bench.open(address)
+        elif what == "send":
+            self.send(lane)
+        elif what == "answer":
+            lane.answer()
+        elif what == "retire":
+            self.retired.append(self.open.pop(address))
+            self.bench.placing.lane_retired(address, lane, 0.0)
+        elif what == "lose":
+            del self.open[address]
+            self.bench.placing.lane_lost(address, lane, 0.0)
+
+    def send(self, lane: FakeLane) -> None:
+        if not lane.queue:
+            return
+        lane.send()
+        ask = lane.under_way[-1]
+        others = (other for other in (*self.open.values(), *self.retired) if other is not lane)
+        assert not any(each.group == ask.group for other in others for each in other.under_way)
+        if ask not in self.sent:
+            self.sent.append(ask)
+
+    def finish(self) -> None:
+        """Let one server stand, and all answer."""
+        if not self.open:
+            self.open["a"] = self.bench.open("a")
+        lanes = (*self.retired, *self.open.values())
+        while not all(lane.is_idle for lane in lanes):
+            for lane in lanes:
+                self.send(lane)
+                lane.answer()
+
+
+steps = st.tuples(
+    st.sampled_from(["publish", "publish", "send", "answer", "open", "retire", "lose"]),
+    st.sampled_from("abc"),
+    st.integers(0, 2),
+)
+
+
+@given(st.lists(steps, max_size=120))
+def test_any_coming_and_going_keeps_each_groups_order_and_settles_each_ask_once(
+    taken: list[tuple[str, str, int]],
+) -> None:
+    run = Run()
+    for step in taken:
+        run.step(*step)
+    run.finish()
+    settled = [ask for ask, _ in run.bench.told]
+    assert sorted(map(id, settled)) == sorted(map(id, run.asks))
+    for group in range(3):
+        sent = [ask for ask in run.sent if ask.group == group]
+        assert sent == [ask for ask in run.asks if ask.group == group and ask in sent]
+
+
+def test_groups_are_many_more_than_servers() -> None:
+    assert GROUPS >= 64

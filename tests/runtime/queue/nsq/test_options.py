@@ -1,0 +1,46 @@
+"""Options are checked when they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.queue.nsq.options import NsqOptions, split_address
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:4150", ("127.0.0.1", 4150)), ("nsqd:1", ("nsqd", 1)), ("[::1]:65535", ("::1", 65535))],
+)
+def test_address_is_split(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+
+
+@pytest.mark.parametrize("address", ["", "nsqd", ":4150", "nsqd:", "nsqd:0", "nsqd:65536", "nsqd:x"])
+def test_bad_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="not host:port"):
+        split_address(address)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nsqd": ("nowhere",)},
+        {"nsqd": ()},
+        {"max_message_bytes": 0},
+        {"max_batch_bytes": 100},
+        {"max_waiting_bytes": 100},
+        {"max_unsent_bytes": 100},
+        {"msg_timeout_s": 0.5},
+        {"heartbeat_s": 0.5},
+        {"output_buffering_ms": ()},
+    ],
+)
+def test_what_could_never_work_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        NsqOptions(**wrong)
+
+
+def test_secret_is_in_no_repr() -> None:
+    assert "hunter2" not in repr(NsqOptions(auth_secret="hunter2"))

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from runtime.failures import SetupError, setting_up, setup_problems
+
+
+def test_address_in_use_becomes_one_line_that_says_what_of() -> None:
+    with (
+        pytest.raises(SetupError, match=r"^client port :8081: Address already in use$"),
+        setting_up("client port :8081"),
+    ):
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+
+def test_other_os_errors_are_left_alone() -> None:
+    with pytest.raises(OSError, match="Too many open files"), setting_up("client port"):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_problems_are_found_in_groups_of_groups_and_said_once() -> None:
+    error = ExceptionGroup("", [SetupError("a"), ExceptionGroup("", [SetupError("b"), SetupError("a")])])
+    assert setup_problems(error) == ["a", "b"]
+
+
+def test_defect_among_the_problems_is_not_hidden() -> None:
+    assert setup_problems(ExceptionGroup("", [SetupError("a"), ValueError("defect")])) is None
+
+
+def test_file_that_cannot_be_opened_is_named() -> None:
+    assert setup_problems(PermissionError(errno.EACCES, "Permission denied", "log/live.log")) == [
+        "log/live.log: Permission denied"
+    ]
