@@ -1,0 +1,287 @@
+"""`python -m bench`: a load tester for conn servers, ours or any that speaks the same protocol."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import trio
+from msgspec.json import encode, format as indent
+from rich.console import Console
+
+from bench.compare import CASES, Case, Comparison, Terms, compare as run_comparison
+from bench.figures import figures_of, verdicts_of
+from bench.limits import TooMany, check_files, raise_file_limit
+from bench.options import (
+    RateType,
+    Way,
+    connections_option,
+    important_option,
+    rate_option,
+    read_load,
+    read_target,
+    read_way,
+    rooms_option,
+    run_options,
+    size_option,
+    target_options,
+)
+from bench.plan import Load, Target
+from bench.procstat import Gone
+from bench.report import page_of_comparison, page_of_result
+from bench.result import Result
+from bench.run import Coordinator, GeneratorFailed, Watch
+from bench.servers import RECIPES, Contender, by_hand
+from bench.terminal import Terminal, show_comparison, show_result, wide
+
+USUAL: Final = ",".join(case.name for case in CASES.values() if case.is_usual)
+
+
+@click.group(context_settings={"show_default": False, "help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Load a conn server, and see what it takes.
+
+    Loads are open: what is due does not wait for answers, and latencies count from when a request should have
+    left.  With --pid, CPU time and memory of the server are measured too.
+    """
+
+
+def carries_out(make: Callable[..., Load]) -> Callable[..., None]:
+    """Turn a function from its own options to a load into one that carries the load out."""
+
+    @wraps(make)
+    def command(**options: Any) -> None:
+        way, load = read_way(options), read_load(options)
+        target = read_target(options.pop("url"), options)
+        load_and_show(target, make(load, **options), way)
+
+    return command
+
+
+def load_and_show(target: Target, load: Load, way: Way) -> None:
+    """Carry out a load, show its figures, write what was asked for."""
+    console = Console(stderr=True)
+    try:
+        check_files(load.sockets, way.processes, raise_file_limit())
+        with Terminal(console) as terminal:
+            watch = terminal.watch(f"{load.workload} {target.url}")
+            result: Result = trio.run(Coordinator(target, load, way.pids, watch).run, way.processes, way.cpu)
+    except (TooMany, GeneratorFailed, Gone) as exc:
+        raise click.ClickException(str(exc)) from None
+    show_result(wide(), result)
+    write_files(result, way.json_file, way.html_file, page_of_result)
+
+
+@main.command()
+@run_options
+@connections_option(default=100)
+@rooms_option(default=1)
+@rate_option(default="1000", help="heartbeats per second in all, or max")
+@click.option("--interval", type=float, help="instead of --rate: seconds between one client's heartbeats")
+@click.option("--active", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="share of them")
+@carries_out
+def heartbeat(
+    load: Load, connections: int, rooms: int, rate: float, interval: float | None, active: float
+) -> Load:
+    """Heartbeats of signed-in clients."""
+    if interval:
+        rate = max(1, round(connections * active)) / interval
+    return replace(load, workload="heartbeat", connections=connections, rooms=rooms, rate=rate, active=active)
+
+
+@main.command()
+@run_options
+@connections_option(default=1000)
+@rooms_option(default=1)
+@carries_out
+def idle(load: Load, connections: int, rooms: int) -> Load:
+    """Clients that sign in and say nothing: memory of the server (--pid)."""
+    return replace(load, workload="idle", connections=connections, rooms=rooms, ramp_s=0.0)
+
+
+@main.command()
+@run_options
+@rooms_option(default=1)
+@click.option("--members", type=click.IntRange(1), default=100, show_default=True, help="of each room")
+@rate_option(default="10", help="messages per second to all rooms, or max")
+@size_option
+@important_option
+@click.option("--via", type=click.Choice(["websocket", "post"]), default="websocket", show_default=True)
+@click.option("--senders", type=click.IntRange(1), default=8, help="connections with --via post")
+@click.option("--stalled", type=click.IntRange(0), default=0, help="more of each room that stop reading")
+@carries_out
+def fanout(load: Load, rooms: int, members: int, **options: Any) -> Load:
+    """One speaker in each room of many: pushes, their order and losses."""
+    return replace(load, workload="fanout", connections=rooms * members, rooms=rooms, **options)
+
+
+@main.command()
+@run_options
+@click.option("--senders", type=click.IntRange(1), default=200, show_default=True, help="clients that speak")
+@rooms_option(default=50)
+@rate_option(default="max", help="messages per second of all, or max")
+@size_option
+@important_option
+@carries_out
+def ingest(load: Load, senders: int, rooms: int, **options: Any) -> Load:
+    """Everybody speaks: accepted messages per second, and their way back.
+
+    With --client-version 1 accepted is what the server acknowledges, with 0 what comes back.
+    """
+    rooms = min(rooms, senders)
+    members = -(-senders // rooms)
+    return replace(load, workload="ingest", connections=rooms * members, rooms=rooms, **options)
+
+
+@main.command()
+@run_options
+@connections_option(default=1000, help="that come at once")
+@click.option("--residents", type=click.IntRange(0), default=100, show_default=True, help="signed in before")
+@click.option("--interval", type=float, default=1.0, show_default=True, help="seconds between heartbeats")
+@click.option("--retries", type=click.IntRange(0), default=5, show_default=True, help="of who is refused")
+@rooms_option(default=1)
+@carries_out
+def storm(load: Load, connections: int, residents: int, interval: float, retries: int, rooms: int) -> Load:
+    """All connect at the same moment; what the others notice of it."""
+    return replace(
+        load,
+        workload="storm",
+        connections=connections,
+        residents=residents,
+        interval_s=interval,
+        retries=retries,
+        rooms=rooms,
+    )
+
+
+@main.command()
+@run_options
+@connections_option(default=1000)
+@rooms_option(default=1)
+@rate_option(default="100", help="clients per second that leave and come back")
+@carries_out
+def churn(load: Load, connections: int, rooms: int, rate: float) -> Load:
+    """Clients leave and come back."""
+    if not rate:
+        raise click.UsageError("churn needs a rate")
+    return replace(load, workload="churn", connections=connections, rooms=rooms, rate=rate)
+
+
+@main.command()
+@run_options
+@rooms_option(default=10)
+@click.option("--members", type=click.IntRange(1), default=5, show_default=True, help="of each room")
+@click.option("--senders", type=click.IntRange(1), default=8, show_default=True, help="HTTP connections")
+@rate_option(default="100", help="requests per second, or max")
+@size_option
+@carries_out
+def push(load: Load, rooms: int, members: int, **options: Any) -> Load:
+    """Back ends push with POST /msg."""
+    return replace(load, workload="push", via="post", connections=rooms * members, rooms=rooms, **options)
+
+
+@main.command()
+@target_options
+@click.option("--servers", default=",".join(RECIPES), show_default=True, help="of those that come with it")
+@click.option("--add", "added", multiple=True, metavar="NAME=SERVER", help="ws://…#PID,PID or command {port}")
+@click.option("--cases", "names", default=USUAL, show_default=True, help=f"of {', '.join(CASES)}")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--minutes", type=float, default=60.0, show_default=True, help="begin no round that ends later")
+@click.option("--duration", type=float, default=3.0, show_default=True)
+@click.option("--heartbeat-rate", type=RateType(), help="instead of the cases' own")
+@click.option("--fanout-rate", type=RateType(), help="instead of the cases' own")
+@click.option("--baseline", default="floor", show_default=True)
+@click.option("--server-cpu", type=int, default=0, show_default=True, help="-1: any")
+@click.option("--generator-cpu", type=int, default=1, show_default=True, help="-1: any")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path))
+def compare(**options: Any) -> None:
+    """Several servers in turn, round after round: medians of ratios.
+
+    A server is on one core, the generator on another.  SERVER may be one that is running; the options
+    about tokens are for those.
+    """
+    target = read_target("", options)
+    contenders = read_contenders(options["servers"], options["added"], target.secret)
+    cases = read_cases(options)
+    cores = {name: None if options[name] < 0 else options[name] for name in ("server_cpu", "generator_cpu")}
+    terms = Terms(
+        target=target,
+        rounds=options["rounds"],
+        processes=options["processes"],
+        baseline=options["baseline"],
+        budget_s=60 * options["minutes"],
+        **cores,
+    )
+    try:
+        for case in cases:
+            check_files(case.load.connections, terms.processes, raise_file_limit())
+        with Terminal(Console(stderr=True)) as terminal:
+
+            def watch(case: Case, server: str, number: int) -> Watch:
+                return terminal.watch(f"{case.name}  round {number + 1}  {server}")
+
+            comparison: Comparison = trio.run(run_comparison, contenders, cases, terms, watch)
+    except TooMany as exc:
+        raise click.ClickException(str(exc)) from None
+    show_comparison(wide(), comparison)
+    write_files(comparison, options["json_file"], options["html_file"], page_of_comparison)
+    if not list(comparison.rows()):
+        sys.exit(1)
+
+
+def read_contenders(servers: str, added: tuple[str, ...], secret: str) -> list[Contender]:
+    """Return the servers that were named."""
+    unknown = [name for name in servers.split(",") if name and name not in RECIPES]
+    if unknown:
+        raise click.UsageError(f"unknown server {unknown[0]!r}; there are {', '.join(RECIPES)}")
+    try:
+        others = [by_hand(text, secret) for text in added]
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from None
+    return [*(RECIPES[name] for name in servers.split(",") if name), *others]
+
+
+def read_cases(options: dict[str, Any]) -> list[Case]:
+    """Return the cases that were named, with the rates and the duration that were asked for."""
+    cases = []
+    for name in options["names"].split(","):
+        if name not in CASES:
+            raise click.UsageError(f"unknown case {name!r}; there are {', '.join(CASES)}")
+        case = CASES[name]
+        load = case.load
+        if load.workload not in ("idle", "storm"):
+            load = replace(load, duration_s=options["duration"], ramp_s=0.5)
+        rate = options.get(f"{load.workload}_rate")
+        cases.append(replace(case, load=load if rate is None else replace(load, rate=rate)))
+    return cases
+
+
+Shown = TypeVar("Shown", Result, Comparison)
+
+
+def write_files(
+    result: Shown, json_file: Path | None, html_file: Path | None, page: Callable[[Shown], str]
+) -> None:
+    """Write what was asked for."""
+    if json_file is not None:
+        json_file.write_bytes(indent(encode(document_of(result)), indent=2) + b"\n")
+    if html_file is not None:
+        html_file.write_text(page(result), encoding="utf-8")
+
+
+def document_of(result: Result | Comparison) -> dict[str, object]:
+    """Return what goes into the JSON file: the figures, the doubts, and all that they were taken from."""
+    if isinstance(result, Comparison):
+        return {"rows": list(result.rows()), "comparison": result}
+    return {"figures": figures_of(result), "verdicts": verdicts_of(result), "result": result}
+
+
+if __name__ == "__main__":
+    main()

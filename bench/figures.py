@@ -1,0 +1,190 @@
+"""What a result means: named figures with units, and what to think of the generator.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from bench.histogram import Summary, merged
+from bench.outcome import Total
+from bench.result import Result, Server
+
+UNITS: Final = {
+    "heartbeat": "heartbeat",
+    "idle": "client",
+    "fanout": "pushed frame",
+    "ingest": "accepted message",
+    "storm": "sign-in",
+    "churn": "return",
+    "push": "accepted message",
+}
+SPANS: Final = {
+    "latency": "answer",
+    "latency_important": "IMPORTANT, due to push at each member",
+    "latency_normal": "NORMAL, due to push at each member",
+    "own": "due to own push",
+    "ack": "due to accepted",
+    "quiet": "heartbeats of residents before the storm",
+    "stormy": "heartbeats of residents during the storm",
+    "open": "connect, upgrade, sign-in",
+    "lateness": "generator: late by",
+}
+
+BUSY: Final = 0.9
+WAITED: Final = 0.1
+LATE_NS: Final = 5_000_000
+SHORT: Final = 0.98
+SATURATED: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure; `key` names it in comparisons and JSON."""
+
+    key: str
+    label: str
+    value: float
+    unit: str
+
+
+def figures_of(result: Result) -> tuple[Figure, ...]:
+    """Return all figures of a result, the most telling first."""
+    return (
+        *_of_units(result),
+        *_of_server(result),
+        *_of_order(result),
+        *_of_spans(result),
+        *_of_generators(result),
+    )
+
+
+def verdicts_of(result: Result) -> tuple[str, ...]:
+    """Return what makes figures doubtful: a generator at its limit, failures, losses."""
+    return (*_bottleneck(result), *_problems(result))
+
+
+def spans_of(result: Result) -> dict[str, Summary]:
+    """Return the summaries of all spans that hold something, in the order of SPANS."""
+    spans = result.total.spans
+    return {name: merged([spans[name]]).summary() for name in SPANS if name in spans and spans[name].counts}
+
+
+def missing_of(result: Result) -> int:
+    """Return how many deliveries are missing: of what was accepted, to who was in at the beginning."""
+    total, rooms = result.total, result.load.rooms
+    members = result.opened.count("connections") / rooms
+    return max(0, round((total.count("messages") - total.count("refused")) * members) - total.count("unique"))
+
+
+def _of_units(result: Result) -> Iterator[Figure]:
+    units, load = result.total.count("units"), result.load
+    unit = UNITS[load.workload]
+    if load.workload == "storm":
+        seconds = result.total.count("storm_ns") / 1e9
+        yield Figure("storm_s", "until the last had settled", seconds, "s")
+        yield Figure("rate", "sign-ins in the storm", units / seconds if seconds else 0.0, "/s")
+        spans = spans_of(result)
+        if "quiet" in spans and "stormy" in spans:
+            ratio = spans["stormy"].p99 / max(1, spans["quiet"].p99)
+            yield Figure("storm_ratio", "p99 of residents, during / before", ratio, "x")
+    elif load.workload != "idle":
+        yield Figure("rate", f"{unit}s", units / load.duration_s, "/s")
+    yield Figure("connections", "signed in", result.total.count("connections"), "")
+
+
+def _of_server(result: Result) -> Iterator[Figure]:
+    server, units = result.server, result.total.count("units")
+    if server is None:
+        return
+    measured, opening = server.measured, server.opening
+    if units and result.load.workload != "idle":
+        cpu_us = measured.cpu_ns / units / 1e3
+        yield Figure("cpu_us", f"server CPU per {UNITS[result.load.workload]}", cpu_us, "us")
+    yield Figure("cores", "server, cores used", measured.cores, "")
+    if measured.cpu_ns:
+        yield Figure("system_share", "of it in the kernel", 100 * measured.system_share, "%")
+    opened = result.opened.count("connections")
+    if opened:
+        yield Figure(
+            "open_cpu_us", "server CPU per connect, upgrade, sign-in", opening.cpu_ns / opened / 1e3, "us"
+        )
+        yield Figure("rss_kb", "server memory per client", _rss_per_client_kb(server, opened), "KB")
+    yield Figure("rss_mb", "server memory at the end", measured.rss_bytes / 2**20, "MB")
+
+
+def _rss_per_client_kb(server: Server, clients: int) -> float:
+    return (server.opening.rss_bytes - server.rss_bytes) / clients / 1024
+
+
+def _of_order(result: Result) -> Iterator[Figure]:
+    total = result.total
+    if "unanswered" in total.counts:
+        yield Figure("unanswered", "never answered", total.count("unanswered"), "")
+    if "messages" not in total.counts:
+        return
+    yield Figure("lost", "deliveries missing", missing_of(result), "")
+    yield Figure("duplicates", "delivered twice", total.count("duplicates"), "")
+    yield Figure("late", "out of a sender's order", total.count("late"), "")
+    yield Figure("disordered", "in another order than at others", total.count("disordered"), "")
+
+
+def _of_spans(result: Result) -> Iterator[Figure]:
+    for name, summary in spans_of(result).items():
+        for key, value in (("p50", summary.p50), ("p99", summary.p99), ("p99.9", summary.p999)):
+            yield Figure(f"{name}_{key}_ms", f"{SPANS[name]}, {key}", value / 1e6, "ms")
+        yield Figure(f"{name}_max_ms", f"{SPANS[name]}, max", summary.highest / 1e6, "ms")
+
+
+def _of_generators(result: Result) -> Iterator[Figure]:
+    total = result.total
+    yield Figure("busy", "busiest generator, cores used", max(total.busy, default=0.0), "")
+    yield Figure("waited", "generator, waited for a core", 100 * max(total.waited, default=0.0), "%")
+
+
+def _bottleneck(result: Result) -> Iterator[str]:
+    busy = max(result.total.busy, default=0.0)
+    load, server = result.load, result.server
+    idle_server = server is not None and server.measured.cores < SATURATED * len(server.pids)
+    advice = "use more --processes (and cores for them)"
+    if busy > BUSY and not load.rate and load.workload in ("heartbeat", "fanout", "ingest", "push"):
+        if server is None:
+            yield f"A generator was busy for {busy:.0%} of its time and may be the limit; {advice}."
+        elif idle_server:
+            yield (
+                f"The generator was the limit ({busy:.0%} busy), not the server "
+                f"({server.measured.cores:.0%}): the rate is the generator's; {advice}."
+            )
+    elif busy > BUSY:
+        yield f"A generator was busy for {busy:.0%} of its time: latencies are partly its own; {advice}."
+    waited = max(result.total.waited, default=0.0)
+    if waited > WAITED:
+        yield f"A generator waited for a core for {waited:.0%} of its time: something else runs there."
+    late = spans_of(result).get("lateness")
+    if late is not None and late.p99 > LATE_NS:
+        yield f"The generator was late: 1 % was sent {late.p99 / 1e6:.1f} ms after it was due, or more."
+    units = result.total.count("units")
+    if load.rate and load.workload in ("heartbeat", "ingest", "push", "churn"):
+        expected = load.rate * load.duration_s
+        if units < SHORT * expected:
+            yield f"Only {units / expected:.0%} of the wanted rate was reached."
+
+
+def _problems(result: Result) -> Iterator[str]:
+    wanted = result.load.connections
+    total: Total = result.total
+    signed_in = (
+        total.count("units") if result.load.workload == "storm" else result.opened.count("connections")
+    )
+    if signed_in < wanted:
+        yield f"{wanted - signed_in} of {wanted} clients could not sign in."
+    if result.version and total.count("unanswered") and not total.count("accepted") + total.count("units"):
+        yield "No acknowledgement has come: a server of the Go era needs --client-version 0."
+    for reason, count in sorted(total.problems.items(), key=lambda item: -item[1])[:10]:
+        yield f"{count} x {reason}"
+    if "messages" in total.counts:
+        faults = {name: total.count(name) for name in ("duplicates", "late", "disordered")}
+        faults["missing"] = missing_of(result)
+        found = [f"{count} {name}" for name, count in faults.items() if count]
+        if found:
+            yield f"Deliveries: {', '.join(found)} (of {total.count('unique')})."

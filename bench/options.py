@@ -1,0 +1,135 @@
+"""The options that the commands of `python -m bench` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from bench.plan import Load, Target
+from bench.sequence import HEAD_BYTES
+from bench.tokens import NoToken, fetch_tokens, read_secret
+
+DEFAULT_URL: Final = "ws://127.0.0.1:8081/room"
+
+
+class RateType(click.ParamType[float]):
+    """A number per second, or `max`: each client goes on as soon as it has its answer."""
+
+    name = "RATE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if value == "max":
+            return 0.0
+        try:
+            rate = float(str(value))
+        except ValueError:
+            rate = -1.0
+        if rate < 0:
+            self.fail(f"{value!r} is neither a number nor `max`", param, ctx)
+        return rate
+
+
+Options = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def all_of(*options: Options) -> Options:
+    """Return one decorator that adds several options, shown in this order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+target_options = all_of(
+    click.option("--client-version", type=click.IntRange(0, 1), default=1, help="0: Go era; 1 by default"),
+    click.option(
+        "--secret-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="to sign with"
+    ),
+    click.option("--token-secret", metavar="VARIABLE", help="the environment variable that holds the secret"),
+    click.option("--tk", is_flag=True, help="fetch tokens from POST /tk"),
+    click.option("--users", type=click.IntRange(1), default=100, show_default=True, help="tokens to fetch"),
+    click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="for wss://"),
+    click.option("--insecure", is_flag=True, help="wss:// without checking the certificate"),
+)
+run_options = all_of(
+    click.argument("url", default=DEFAULT_URL),
+    target_options,
+    click.option("--pid", "pids", type=int, multiple=True, help="a process of the server; repeatable"),
+    click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="generators"),
+    click.option("--cpu", type=int, help="the core for the generators"),
+    click.option("--duration", type=float, default=10.0, show_default=True, help="seconds that are measured"),
+    click.option("--ramp", type=float, default=1.0, show_default=True, help="seconds of rising rate"),
+    click.option("--drain", type=float, default=3.0, show_default=True, help="seconds for late answers"),
+    click.option("--arrivals", type=click.Choice(["even", "poisson"]), default="even", show_default=True),
+    click.option("--seed", type=int, default=1, show_default=True),
+    click.option("--at-once", type=click.IntRange(1), default=128, show_default=True, help="being opened"),
+    click.option("--connect-rate", type=float, default=0.0, help="opened per second; 0: as fast as it goes"),
+    click.option("--source-addresses", type=int, default=0, help="127.0.0.1-N; 0: as many as needed"),
+    click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="write JSON"),
+    click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="write a page"),
+)
+rate_option = partial(click.option, "--rate", type=RateType(), show_default=True)
+connections_option = partial(click.option, "--connections", type=click.IntRange(1), show_default=True)
+rooms_option = partial(click.option, "--rooms", type=click.IntRange(1), show_default=True)
+size_option = click.option(
+    "--size", type=click.IntRange(HEAD_BYTES), default=256, show_default=True, help="bytes of a message"
+)
+important_option = click.option(
+    "--important", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share of IMPORTANT ones"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a load is carried out, whichever it is."""
+
+    pids: tuple[int, ...]
+    processes: int
+    cpu: int | None
+    json_file: Path | None
+    html_file: Path | None
+
+
+def read_way(options: dict[str, Any]) -> Way:
+    """Take out of `options` how a load is carried out."""
+    names = ("pids", "processes", "cpu", "json_file", "html_file")
+    return Way(**{name: options.pop(name) for name in names})
+
+
+def read_load(options: dict[str, Any]) -> Load:
+    """Take out of `options` what all loads have; the rest is the command's."""
+    names = ("arrivals", "seed", "at_once", "connect_rate", "source_addresses")
+    return replace(
+        Load(workload=""),
+        duration_s=options.pop("duration"),
+        ramp_s=options.pop("ramp"),
+        drain_s=options.pop("drain"),
+        **{name: options.pop(name) for name in names},
+    )
+
+
+def read_target(url: str, options: dict[str, Any]) -> Target:
+    """Take what is about the target out of `options`."""
+    secret_file, variable = options.pop("secret_file"), options.pop("token_secret")
+    use_tk, users = options.pop("tk"), options.pop("users")
+    try:
+        secret = read_secret(secret_file, variable)
+        tokens = fetch_tokens(url, users) if use_tk else ()
+    except NoToken as exc:
+        raise click.ClickException(str(exc)) from None
+    return Target(
+        url=url,
+        version=options.pop("client_version"),
+        secret=secret,
+        tokens=tokens,
+        ca_file=options.pop("ca_file") or "",
+        insecure=options.pop("insecure"),
+    )

@@ -1,0 +1,1 @@
+"""Servers to compare with, programs of their own: nothing imports them."""

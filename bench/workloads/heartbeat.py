@@ -1,0 +1,67 @@
+"""Heartbeats: what a chat node is busy with when nobody talks.
+
+counts  units: answered in the measured time; unanswered: sent and never answered
+spans   latency: due -> answer; lateness: due -> sent; open
+"""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+
+from bench.beater import Beater
+from bench.engine import Engine
+from bench.opening import close_all, numbers_of, open_all
+from bench.pacing import OpenLoop, everybody_once
+from bench.plan import Window
+
+
+class Heartbeat:
+    """Signed-in clients of which a share sends heartbeats."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        load = engine.plan.load
+        answered = self._answered if load.rate else self._go_on
+        self._users = [
+            Beater(engine, number, engine.room(number % load.rooms), answered)
+            for number in numbers_of(engine)
+        ]
+        self._active = self._users[: max(1, round(len(self._users) * load.active))]
+        self._latency = engine.span("latency")
+        self._units = 0
+        self._window = Window(0, 0, 0)
+
+    async def prepare(self) -> None:
+        await open_all(self._engine, self._users)
+        self._engine.counts["connections"] = self._engine.signed_in
+
+    async def run(self, window: Window) -> None:
+        self._window = window
+        engine = self._engine
+        rate = engine.plan.load.rate / engine.plan.processes
+        pace = (
+            OpenLoop(engine, self._active, rate, window.start_ns).pace
+            if rate
+            else everybody_once(self._active)
+        )
+        await engine.measure(pace, window, engine.is_answered)
+        engine.counts["units"] = self._units
+        engine.counts["unanswered"] = engine.unanswered
+
+    async def finish(self) -> None:
+        await close_all(self._engine, self._users)
+
+    def progress(self) -> int:
+        return self._units
+
+    def _answered(self, _: Beater, due_ns: int, now: int) -> None:
+        if self._window.has(due_ns):
+            self._units += 1
+            self._latency.record(now - due_ns)
+
+    def _go_on(self, user: Beater, due_ns: int, now: int) -> None:
+        if self._window.has(now):
+            self._units += 1
+            self._latency.record(now - due_ns)
+        if now < self._window.end_ns:
+            user.act(monotonic_ns())

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.figures import figures_of, missing_of, verdicts_of
+from bench.plan import Load
+from tests.bench.results import MS, recorded, result, server, total
+
+
+def test_cpu_and_memory_of_the_server_are_per_unit_and_per_client() -> None:
+    figures = {figure.key: figure.value for figure in figures_of(result())}
+    assert figures["rate"] == 1000
+    assert figures["cpu_us"] == 500
+    assert figures["open_cpu_us"] == 200
+    assert figures["rss_kb"] == pytest.approx(10.24)
+    assert figures["system_share"] == 75
+    assert figures["latency_p50_ms"] == pytest.approx(2, rel=0.01)
+    assert figures["latency_max_ms"] == 3
+
+
+def test_nothing_is_said_about_a_server_that_is_not_watched() -> None:
+    keys = {figure.key for figure in figures_of(result(server=None))}
+    assert not keys & {"cpu_us", "open_cpu_us", "rss_kb", "rss_mb", "cores"}
+
+
+def test_quiet_generator_raises_no_doubt() -> None:
+    assert verdicts_of(result()) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"rate": 0.0, "total": total(0.97, units=1)}, "The generator was the limit (97% busy)"),
+        ({"rate": 0.0, "total": total(0.97, units=1), "server": None}, "may be the limit"),
+        ({"total": total(0.97, units=1000)}, "latencies are partly its own"),
+        ({"total": replace(total(units=1000), waited=(0.05, 0.25))}, "waited for a core for 25% of its time"),
+        ({"total": total(units=900)}, "Only 90% of the wanted rate was reached."),
+        ({"opened": total(connections=90)}, "10 of 100 clients could not sign in."),
+        ({"version": 1, "total": total(units=0, unanswered=5)}, "--client-version 0"),
+        ({"total": replace(total(units=1000), problems={"ended: ECONNRESET": 3})}, "3 x ended: ECONNRESET"),
+        (
+            {"total": replace(total(units=1000), spans={"lateness": recorded(*[20 * MS] * 9)})},
+            "The generator was late",
+        ),
+    ],
+)
+def test_what_makes_figures_doubtful_is_said(changed: dict[str, object], expected: str) -> None:
+    assert expected in "\n".join(verdicts_of(result(**changed)))  # type: ignore[arg-type]
+
+
+def test_server_at_its_limit_is_not_the_generators_fault() -> None:
+    saturated = result(rate=0.0, total=total(0.97, units=1000), server=server(cores=0.99))
+    assert verdicts_of(saturated) == ()
+
+
+def test_missing_deliveries_are_of_what_was_not_refused() -> None:
+    load = Load(workload="fanout", connections=100, rooms=10, rate=1.0)
+    heard = total(units=900, messages=100, refused=10, unique=895, late=2)
+    lossy = result(load=load, total=heard)
+    assert missing_of(lossy) == 5
+    assert "Deliveries: 2 late, 5 missing (of 895)." in verdicts_of(lossy)
+    assert {f.key: f.value for f in figures_of(lossy)}["lost"] == 5
+
+
+def test_storm_is_judged_by_its_own_time() -> None:
+    spans = {"quiet": recorded(MS), "stormy": recorded(2 * MS)}
+    stormy = replace(total(units=80, connections=90, storm_ns=500 * MS), spans=spans)
+    storm = result("storm", total=stormy)
+    figures = {figure.key: figure.value for figure in figures_of(storm)}
+    assert (figures["storm_s"], figures["rate"]) == (0.5, 160)
+    assert figures["storm_ratio"] == pytest.approx(2, rel=0.01)
+    assert "20 of 100 clients could not sign in." in verdicts_of(storm)

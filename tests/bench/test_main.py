@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+from bench.__main__ import main
+from bench.servers import RECIPES, free_port
+from tests.bench.test_servers import needs_compiler
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    """Run a command; return its exit code, and all that it printed."""
+    outcome = CliRunner().invoke(main, arguments)
+    assert outcome.exception is None or isinstance(outcome.exception, SystemExit), outcome.exception
+    return outcome.exit_code, outcome.output
+
+
+@contextmanager
+def open_floor(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield address and process id of the C floor."""
+    port = free_port()
+    with subprocess.Popen(list(RECIPES["floor"].command(port, folder, ""))) as process:
+        try:
+            trio.run(wait_for, port)
+            yield f"ws://127.0.0.1:{port}/room", process.pid
+        finally:
+            process.terminate()
+
+
+async def wait_for(port: int) -> None:
+    with trio.fail_after(5):
+        while True:
+            try:
+                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                return
+            except OSError:
+                await trio.sleep(0.01)
+
+
+@needs_compiler
+def test_load_prints_its_figures_and_writes_json_and_a_page(tmp_path: Path) -> None:
+    with open_floor(tmp_path) as (url, pid):
+        code, printed = invoke(
+            *("heartbeat", url, "--pid", str(pid), "--connections", "10", "--rate", "200"),
+            *("--duration", "0.4", "--ramp", "0.1"),
+            *("--json", str(tmp_path / "run.json"), "--html", str(tmp_path / "run.html")),
+        )
+    assert code == 0, printed
+    assert "server CPU per heartbeat" in printed
+    document = json.loads((tmp_path / "run.json").read_text())
+    figures = {figure["key"]: figure["value"] for figure in document["figures"]}
+    assert figures["rate"] == pytest.approx(200, rel=0.1)
+    assert document["result"]["load"]["connections"] == 10
+    assert "<svg" in (tmp_path / "run.html").read_text()
+
+
+@needs_compiler
+def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) -> None:
+    code, printed = invoke(
+        *("compare", "--servers", "floor", "--cases", "heartbeat-100", "--rounds", "1", "--duration", "0.3"),
+        *("--server-cpu", "-1", "--generator-cpu", "-1", "--client-version", "0"),
+        *("--json", str(tmp_path / "c.json"), "--html", str(tmp_path / "c.html")),
+    )
+    assert code == 0, printed
+    assert "us CPU per heartbeat" in printed
+    (row,) = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert (row["server"], row["to_baseline"]) == ("floor", 1.0)
+    assert "heartbeat-100" in (tmp_path / "c.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("heartbeat", "--rate", "-1"), "neither a number nor `max`"),
+        (("churn", "--rate", "max"), "churn needs a rate"),
+        (("idle", "--connections", "1000000"), "open files leaves"),
+        (("fanout", "--size", "10"), "--size"),
+        (("compare", "--servers", "nobody"), "unknown server 'nobody'"),
+        (("compare", "--cases", "nothing"), "unknown case 'nothing'"),
+        (("compare", "--add", "x=y"), "neither an address"),
+        (("push", "--token-secret", "NOT_SET_HERE"), "NOT_SET_HERE"),
+        (("storm", "http://127.0.0.1/"), "not a ws:// or wss:// address"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(arguments: tuple[str, ...], problem: str) -> None:
+    code, printed = invoke(*arguments)
+    assert code in (1, 2)
+    assert problem in printed
+
+
+def test_every_command_explains_itself() -> None:
+    for command in ("heartbeat", "idle", "fanout", "ingest", "storm", "churn", "push", "compare"):
+        code, printed = invoke(command, "--help")
+        assert (code, "--client-version" in printed) == (0, True)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from bench.procstat import Gone, Usage, spent, usage_of, waited_ns
+
+
+def test_own_cpu_time_is_seen_to_the_microsecond() -> None:
+    before = usage_of([os.getpid()])
+    began = time.process_time_ns()
+    while time.process_time_ns() - began < 20_000_000:
+        pass
+    used = spent(before, usage_of([os.getpid()]))
+    assert used.cpu_ns >= 20_000_000
+    assert used.cpu_ns - (time.process_time_ns() - began) < 5_000_000
+    assert used.rss_bytes > 1 << 20
+
+
+def test_time_without_a_core_only_grows() -> None:
+    before = waited_ns()
+    os.sched_yield()
+    assert 0 <= before <= waited_ns()
+
+
+def test_several_processes_are_added_up() -> None:
+    alone, twice = usage_of([os.getpid()]), usage_of([os.getpid()] * 2)
+    assert twice.cpu_ns >= 2 * alone.cpu_ns
+    assert twice.rss_bytes > alone.rss_bytes
+
+
+def test_nobody_uses_nothing() -> None:
+    assert usage_of([]).cpu_ns == usage_of([]).rss_bytes == 0
+
+
+def test_process_that_is_not_there_is_named() -> None:
+    with pytest.raises(Gone, match="no process 4194999"):
+        usage_of([4194999])
+
+
+def test_cores_and_share_of_the_kernel() -> None:
+    used = spent(Usage(0, 0, 10, 5, 7), Usage(2_000, 3_000, 11, 8, 9))
+    assert (used.cores, used.system_share, used.rss_bytes) == (1.5, 0.75, 9)
+    assert spent(Usage(0, 0, 0, 0, 0), Usage(0, 0, 0, 0, 0)).cores == 0.0

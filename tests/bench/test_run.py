@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+
+from bench.figures import figures_of
+from bench.plan import Load, Target
+from bench.result import Sample
+from bench.run import Coordinator, GeneratorFailed
+from tests.bench.running import TOKENS
+from tests.clients.fake_server import open_fake_server
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def test_two_processes_share_one_load_and_the_server_is_watched() -> None:
+    seen: list[tuple[str, Sample]] = []
+    load = Load(workload="fanout", connections=8, rooms=2, rate=40.0, ramp_s=0.1, duration_s=0.6)
+    with trio.fail_after(30):
+        async with open_fake_server() as server:
+            target = Target(url=server.room_url, tokens=TOKENS)
+            watch = lambda phase, _, sample: seen.append((phase, sample))  # noqa: E731
+            result = await Coordinator(target, load, [os.getpid()], watch).run(2, None)
+    figures = {figure.key: figure.value for figure in figures_of(result)}
+    assert result.opened.count("connections") == 8
+    assert len(result.total.busy) == 2
+    assert figures["lost"] == figures["duplicates"] == figures["late"] == 0
+    assert figures["cpu_us"] > 1
+    assert figures["rss_mb"] > 1
+    assert {phase for phase, _ in seen} >= {"measuring"}
+    assert result.samples[-1].signed_in == 8
+    assert result.samples[-1].at_s >= 0.7
+
+
+async def test_generator_that_cannot_carry_out_its_plan_says_why() -> None:
+    load = Load(workload="idle", connections=10**6)
+    with pytest.raises(GeneratorFailed, match="open files leaves"):
+        await Coordinator(Target(url="ws://127.0.0.1:9/room"), load, [], lambda *_: None).run(1, None)
+
+
+async def test_cancelled_run_leaves_no_process() -> None:
+    load = Load(workload="idle", connections=1, duration_s=60.0)
+    async with open_fake_server() as server:
+        with trio.move_on_after(1) as scope:
+            await Coordinator(Target(url=server.room_url, tokens=TOKENS), load, [], lambda *_: None).run(
+                1, None
+            )
+        assert scope.cancelled_caught
+        await server.wait_for_members(0)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+
+import pytest
+import trio
+
+from bench.compare import CASES
+from bench.servers import RECIPES, Address, NotStarted, Recipe, by_hand, free_port, open_contender
+from clients.python import open_client
+from schema.message import Level
+from schema.tokens import TokenAuthority
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("cc") is None and not os.environ.get("CI"), reason="no C compiler (cc) on PATH"
+)
+PEERS = [
+    pytest.param("floor", marks=needs_compiler),
+    "picows",
+    "websockets",
+    "trio-websocket",
+]
+
+
+@pytest.mark.parametrize("name", PEERS)
+async def test_peer_speaks_the_protocol(name: str) -> None:
+    with trio.fail_after(20):
+        async with (
+            open_contender(RECIPES[name], cpu=None) as running,
+            open_client(running.url, token="any", room="lobby", version=0) as ann,
+            open_client(running.url, token="any", room="lobby", version=0) as bob,
+            open_client(running.url, token="any", room="attic", version=0) as cid,
+        ):
+            await ann.publish(b"x" * 300, Level.IMPORTANT)
+            await cid.publish(b"elsewhere")
+            heard = [await anext(client.messages()) for client in (ann, bob, cid)]
+    assert [(message.room, message.level, len(message.data)) for message in heard] == [
+        ("lobby", Level.IMPORTANT, 300),
+        ("lobby", Level.IMPORTANT, 300),
+        ("attic", Level.NORMAL, 9),
+    ]
+
+
+async def test_ours_takes_the_settings_and_the_secret_that_it_is_started_with() -> None:
+    with trio.fail_after(30):
+        async with open_contender(RECIPES["ours"], cpu=None) as running:
+            token = TokenAuthority(running.secret.encode()).issue("7", time.time())
+            async with open_client(running.url, token=token, room="lobby") as ann:
+                await ann.publish(b"hi", Level.IMPORTANT)
+                assert (await anext(ann.messages())).sender == "7"
+
+
+async def test_server_stays_on_the_core_that_it_is_given() -> None:
+    core = min(os.sched_getaffinity(0))
+    async with open_contender(RECIPES["picows"], cpu=core) as running:
+        assert os.sched_getaffinity(running.pids[0]) == {core}
+
+
+async def test_what_a_server_says_before_it_ends_is_passed_on() -> None:
+    recipe = Recipe("broken", "", lambda *_: (sys.executable, "-c", "raise SystemExit('out of order')"))
+    with pytest.raises(NotStarted, match="out of order"):
+        async with open_contender(recipe, cpu=None):
+            pass
+    with pytest.raises(NotStarted, match="/nowhere"):
+        async with open_contender(Recipe("x", "", lambda *_: ("/nowhere",)), cpu=None):
+            pass
+
+
+async def test_address_by_hand_is_taken_as_it_is() -> None:
+    contender = by_hand("go=ws://127.0.0.1:8081/room#12,34", "key")
+    assert isinstance(contender, Address)
+    async with open_contender(contender, cpu=0) as running:
+        assert (running.url, running.pids, running.secret) == ("ws://127.0.0.1:8081/room", (12, 34), "key")
+        assert "key" not in repr(running)
+
+
+def test_command_by_hand_gets_its_port(tmp_path: os.PathLike[str]) -> None:
+    contender = by_hand("mine=./server --port {port} 'a b'", "")
+    assert isinstance(contender, Recipe)
+    assert contender.command(77, tmp_path, "") == ["./server", "--port", "77", "a b"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["nameless", "=ws://x", "x=./server"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=text.split("=", maxsplit=1)[0] or "expected"):
+        by_hand(text, "")
+
+
+def test_free_ports_are_free_and_cases_fit_the_settings_that_we_start_with() -> None:
+    assert 1024 < free_port() < 65536
+    assert max(case.load.connections for case in CASES.values()) <= 32 * 1024

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.bench.running import carry_out, plan_for
+from tests.clients.fake_server import open_fake_server
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def test_clients_leave_and_come_back_at_a_rate() -> None:
+    async with open_fake_server() as server:
+        plan = plan_for(server.room_url, workload="churn", connections=10, rate=50.0)
+        opened, total = await carry_out(plan)
+        await server.wait_for_members(0)
+        sign_ins = len(server.sign_ins)
+    assert opened.counts["connections"] == total.count("connections") == 10
+    assert total.count("units") == pytest.approx(20, abs=2)
+    assert sign_ins >= 10 + total.count("units")
+    assert sum(total.spans["latency"].counts.values()) == total.count("units")
+    assert total.problems == {}

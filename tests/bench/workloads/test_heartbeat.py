@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from schema.envelope import PackageType
+from tests.bench.running import carry_out, plan_for
+from tests.clients.fake_server import FakeServer, open_fake_server
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def test_open_loop_sends_at_its_rate_and_every_heartbeat_is_answered() -> None:
+    async with open_fake_server() as server:
+        plan = plan_for(server.room_url, workload="heartbeat", connections=10, rate=100.0)
+        opened, total = await carry_out(plan)
+        await server.wait_for_members(0)
+    assert opened.counts["connections"] == 10
+    assert total.count("units") == pytest.approx(40, abs=2)
+    assert total.count("unanswered") == 0
+    assert sum(total.spans["latency"].counts.values()) == total.count("units")
+    assert total.problems == {}
+
+
+async def test_closed_loop_goes_on_as_soon_as_it_is_answered() -> None:
+    async with open_fake_server() as server:
+        plan = plan_for(server.room_url, workload="heartbeat", connections=5, active=0.4, duration_s=0.2)
+        _, total = await carry_out(plan)
+        beating = {frame.type for frame in server.frames}
+    assert total.count("units") > 10
+    assert PackageType.HEARTBEAT in beating
+
+
+async def test_heartbeats_that_are_never_answered_are_counted() -> None:
+    server = FakeServer(silent={PackageType.HEARTBEAT})
+    async with open_fake_server(server):
+        plan = plan_for(server.room_url, workload="heartbeat", connections=3, duration_s=0.1, drain_s=0.1)
+        _, total = await carry_out(plan)
+    assert (total.count("units"), total.count("unanswered")) == (0, 3)
