@@ -12,7 +12,6 @@ serve
 from __future__ import annotations
 
 import secrets
-import ssl
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -38,13 +37,11 @@ from conn_server.session import Refusals, Rules
 from conn_server.settings import ConnSettings, WebSocket, connection_limit
 from conn_server.sockets import open_sockets, raise_fd_limit
 from conn_server.tokens import LocalTokens
-from runtime.admin import Readiness, serve_admin
+from runtime.admin import Readiness, open_admin
 from runtime.discovery.choice import open_discovery
-from runtime.failures import setting_up
 from runtime.lifecycle import Drain
-from runtime.metrics import LoopLag, Metrics, watch_loop_lag
-from runtime.rpc.health import Health
-from runtime.rpc.server import RpcServer, open_listeners, serve_rpc
+from runtime.metrics import Metrics
+from runtime.rpc.health import serve_with_health
 from runtime.rpc.tls import dialing_tls, serving_tls
 from runtime.tokens import token_authority
 from runtime.units import format_address
@@ -87,47 +84,41 @@ async def serve(
     registration, rpc = settings.registration, settings.rpc
     tokens = token_authority(settings.token, log) if settings.token.needs_key else None
     tls, logic = serving_tls(settings.tls), logic_options(settings)
-    readiness = Readiness(CLIENTS, LOGIC)
-    metrics, lag = Metrics(), LoopLag()
-    metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
     admin_address = settings.admin.address(registration.listen_address)
-    async with trio.open_nursery() as process:
-        admin = await process.start(serve_admin, admin_address, readiness, metrics, log)
-        process.start_soon(watch_loop_lag, lag)
-        async with (
-            open_discovery(
-                settings.etcd, {rpc.logic_service: rpc.logic}, log, ttl_s=registration.ttl_s
-            ) as discovery,
-            discovery.watch(rpc.logic_service) as peers,
-            open_logic(peers, logic) as links,
-            trio.open_nursery() as serving,
-        ):
-            metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
-            metrics.register("logic", links.statistics, gauges=LogicLinks.GAUGES)
-            port = make_port(settings, links, tokens, metrics, log)
-            service = ConnService(port.broadcaster)
-            metrics.register("pushes", service.statistics)
-            serving.start_soon(watch_links, links, readiness)
-            async with trio.open_nursery() as pushes:
-                server = await pushes.start(serve_grpc, service, registration.listen_address, tls)
-                metrics.register("rpc", server.statistics, gauges=("in_flight", "connections"))
-                async with trio.open_nursery() as clients:
-                    sockets = open_sockets(settings.websocket)
-                    address = format_address(*sockets[0].getsockname()[:2])
-                    await clients.start(port.run, sockets, metrics)
-                    advertised = registration.advertise_address or server.addresses[0]
-                    async with discovery.announce(registration.service_name, advertised):
-                        readiness.meet(CLIENTS)
-                        log.info("serving", clients=address, grpc=server.addresses, admin=admin)
-                        is_tls = bool(settings.websocket.tls_cert)
-                        task_status.started(Serving(address, server.addresses[0], admin, is_tls))
-                        await drain.draining.wait()
-                        readiness.fail("drain", "draining")
-                    port.drain(drain.deadline)
-                server.drain(min(LAST_CALLS_S, drain.remaining_s()))
-                pushes.cancel_scope.deadline = trio.current_time() + 2 * LAST_CALLS_S
-            serving.cancel_scope.cancel()
-        process.cancel_scope.cancel()
+    static = {rpc.logic_service: rpc.logic}
+    async with (
+        open_admin(admin_address, Readiness(CLIENTS, LOGIC), log) as admin,
+        open_discovery(settings.etcd, static, log, ttl_s=registration.ttl_s) as discovery,
+        discovery.watch(rpc.logic_service) as peers,
+        open_logic(peers, logic) as links,
+        trio.open_nursery() as serving,
+    ):
+        metrics, readiness = admin.metrics, admin.readiness
+        metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
+        metrics.register("logic", links.statistics, gauges=LogicLinks.GAUGES)
+        port = make_port(settings, links, tokens, metrics, log)
+        service = ConnService(port.broadcaster)
+        metrics.register("pushes", service.statistics)
+        serving.start_soon(watch_links, links, readiness)
+        async with trio.open_nursery() as pushes:
+            server = await pushes.start(serve_with_health, service, SERVICE, registration.listen_address, tls)
+            metrics.register("rpc", server.statistics, gauges=("in_flight", "connections"))
+            async with trio.open_nursery() as clients:
+                sockets = open_sockets(settings.websocket)
+                address = format_address(*sockets[0].getsockname()[:2])
+                await clients.start(port.run, sockets, metrics)
+                advertised = registration.advertise_address or server.addresses[0]
+                async with discovery.announce(registration.service_name, advertised):
+                    readiness.meet(CLIENTS)
+                    log.info("serving", clients=address, grpc=server.addresses, admin=admin.address)
+                    is_tls = bool(settings.websocket.tls_cert)
+                    task_status.started(Serving(address, server.addresses[0], admin.address, is_tls))
+                    await drain.draining.wait()
+                    readiness.fail("drain", "draining")
+                port.drain(drain.deadline)
+            server.drain(min(LAST_CALLS_S, drain.remaining_s()))
+            pushes.cancel_scope.deadline = trio.current_time() + 2 * LAST_CALLS_S
+        serving.cancel_scope.cancel()
 
 
 def make_port(
@@ -226,23 +217,6 @@ def logic_options(settings: ConnSettings) -> LogicOptions:
         server_name=settings.tls.server_name or None,
         call_s=settings.rpc.request_timeout_s,
     )
-
-
-async def serve_grpc(
-    service: ConnService,
-    address: str,
-    tls: ssl.SSLContext | None,
-    *,
-    task_status: trio.TaskStatus[RpcServer],
-) -> None:
-    """Serve gRPC until it has drained.
-
-    Raises:
-        SetupError: the port cannot be had.
-    """
-    with setting_up(f"gRPC port {address}"):
-        listeners = await open_listeners(address)
-    await serve_rpc([service, Health([SERVICE])], listeners, tls=tls, task_status=task_status)
 
 
 async def watch_links(links: LogicLinks, readiness: Readiness) -> None:

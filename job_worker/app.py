@@ -23,17 +23,15 @@ from structlog.typing import FilteringBoundLogger
 from job_worker.rpc import RemoteConn
 from job_worker.settings import JobSettings, Nsq
 from job_worker.worker import Worker, WorkerStatistics, open_worker
-from runtime.admin import Readiness, serve_admin
+from runtime.admin import Readiness, open_admin
 from runtime.discovery import Peers
 from runtime.discovery.choice import open_discovery
-from runtime.failures import setting_up
 from runtime.lifecycle import Drain
-from runtime.metrics import LoopLag, Metrics, watch_loop_lag
+from runtime.metrics import Metrics
 from runtime.queue.nsq import NsqConsumer, NsqOptions, NsqQueue
 from runtime.rpc.channel import open_channel
 from runtime.rpc.tls import dialing_tls
 from runtime.tls import client_context
-from runtime.units import format_address
 
 CLOSING_S: Final = 2.0
 """Of the drain, kept for giving back to the queue what could not be delivered, or a quarter of it if less."""
@@ -61,38 +59,28 @@ async def serve(
         runtime.failures.SetupError, OSError: what is to be mended in the settings; maybe in a group.
     """
     tls, queue = dialing_tls(settings.tls), NsqQueue(nsq_options(settings.nsq))
-    readiness = Readiness(CONN_SERVERS, QUEUE)
-    metrics, lag = Metrics(), LoopLag()
-    metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
-    registration = settings.registration
+    registration, rpc = settings.registration, settings.rpc
     admin_address = settings.admin.address(registration.listen_address)
-    async with trio.open_nursery() as process:
-        with setting_up(f"admin port {format_address(*admin_address)}"):
-            admin = await process.start(serve_admin, admin_address, readiness, metrics, log)
-        process.start_soon(watch_loop_lag, lag)
-        async with (
-            open_discovery(
-                settings.etcd,
-                {settings.rpc.conn_service: settings.rpc.conns},
-                log,
-                ttl_s=registration.ttl_s,
-            ) as discovery,
-            discovery.watch(settings.rpc.conn_service) as conns,
-            open_worker(settings, queue, log) as worker,
-            trio.open_nursery() as links,
-        ):
-            register(metrics, worker)
-            metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
-            links.start_soon(watch_readiness, worker, readiness)
-            links.start_soon(keep_links, conns, Linking(settings, worker, metrics, log, tls))
-            async with discovery.announce(registration.service_name, registration.advertised()):
-                log.info("serving", admin=admin, conn_servers=sorted(conns.addresses))
-                task_status.started(admin)
-                await drain.draining.wait()
-                readiness.fail("drain", "draining")
-            await worker.drain(drain.deadline - min(CLOSING_S, drain.timeout_s / 4))
-            links.cancel_scope.cancel()
-        process.cancel_scope.cancel()
+    static = {rpc.conn_service: rpc.conns}
+    async with (
+        open_admin(admin_address, Readiness(CONN_SERVERS, QUEUE), log) as admin,
+        open_discovery(settings.etcd, static, log, ttl_s=registration.ttl_s) as discovery,
+        discovery.watch(rpc.conn_service) as conns,
+        open_worker(settings, queue, log) as worker,
+        trio.open_nursery() as links,
+    ):
+        metrics, readiness = admin.metrics, admin.readiness
+        register(metrics, worker)
+        metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
+        links.start_soon(watch_readiness, worker, readiness)
+        links.start_soon(keep_links, conns, Linking(settings, worker, metrics, log, tls))
+        async with discovery.announce(registration.service_name, registration.advertised()):
+            log.info("serving", admin=admin.address, conn_servers=sorted(conns.addresses))
+            task_status.started(admin.address)
+            await drain.draining.wait()
+            readiness.fail("drain", "draining")
+        await worker.drain(drain.deadline - min(CLOSING_S, drain.timeout_s / 4))
+        links.cancel_scope.cancel()
 
 
 def nsq_options(nsq: Nsq) -> NsqOptions:

@@ -11,7 +11,6 @@ serve
 
 from __future__ import annotations
 
-import ssl
 import time
 from typing import Final
 
@@ -21,14 +20,12 @@ from structlog.typing import FilteringBoundLogger
 from logic_server.logic import Logic, LogicStatistics, make_logic
 from logic_server.rpc import SERVICE, LinkOptions, LogicService
 from logic_server.settings import LogicSettings, Nsq
-from runtime.admin import Readiness, serve_admin
+from runtime.admin import Readiness, open_admin
 from runtime.discovery.choice import open_discovery
-from runtime.failures import setting_up
 from runtime.lifecycle import Drain
-from runtime.metrics import LoopLag, Metrics, watch_loop_lag
+from runtime.metrics import Metrics
 from runtime.queue.nsq import NsqOptions, NsqProducer, NsqQueue
-from runtime.rpc.health import Health
-from runtime.rpc.server import RpcServer, open_listeners, serve_rpc
+from runtime.rpc.health import serve_with_health
 from runtime.rpc.tls import serving_tls
 from runtime.tls import client_context
 from runtime.tokens import token_authority
@@ -61,36 +58,31 @@ async def serve(
     tokens = token_authority(settings.token, log)
     tls, queue = serving_tls(settings.tls), NsqQueue(nsq_options(settings.nsq))
     registration = settings.registration
-    readiness = Readiness(LISTENING, QUEUE)
-    metrics, lag = Metrics(), LoopLag()
-    metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
     admin_address = settings.admin.address(registration.listen_address)
-    async with trio.open_nursery() as process:
-        admin = await process.start(serve_admin, admin_address, readiness, metrics, log)
-        process.start_soon(watch_loop_lag, lag)
-        async with (
-            open_discovery(settings.etcd, {}, log, ttl_s=registration.ttl_s) as discovery,
-            queue.open_producer() as producer,
-            trio.open_nursery() as watches,
-        ):
-            logic = make_logic(settings, tokens, producer, unix_now=time.time)
-            service = LogicService(logic, LinkOptions(store_s=settings.nsq.publish_timeout_s))
-            register(metrics, logic, service, producer)
-            metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
-            watches.start_soon(watch_readiness, producer, readiness)
-            async with trio.open_nursery() as links:
-                server = await links.start(serve_grpc, service, registration.listen_address, tls)
-                metrics.register("rpc", server.statistics, gauges=("in_flight", "connections"))
-                address = registration.advertise_address or server.addresses[0]
-                async with discovery.announce(registration.service_name, address):
-                    readiness.meet(LISTENING)
-                    log.info("serving", grpc=server.addresses, admin=admin)
-                    task_status.started(server.addresses[0])
-                    await drain.draining.wait()
-                    readiness.fail("drain", "draining")
-                server.drain(max(0.0, drain.remaining_s() - min(CLOSING_S, drain.timeout_s / 4)))
-            watches.cancel_scope.cancel()
-        process.cancel_scope.cancel()
+    async with (
+        open_admin(admin_address, Readiness(LISTENING, QUEUE), log) as admin,
+        open_discovery(settings.etcd, {}, log, ttl_s=registration.ttl_s) as discovery,
+        queue.open_producer() as producer,
+        trio.open_nursery() as watches,
+    ):
+        metrics, readiness = admin.metrics, admin.readiness
+        logic = make_logic(settings, tokens, producer, unix_now=time.time)
+        service = LogicService(logic, LinkOptions(store_s=settings.nsq.publish_timeout_s))
+        register(metrics, logic, service, producer)
+        metrics.register("discovery", discovery.statistics, gauges=("announced", "peers", "missing"))
+        watches.start_soon(watch_readiness, producer, readiness)
+        async with trio.open_nursery() as links:
+            server = await links.start(serve_with_health, service, SERVICE, registration.listen_address, tls)
+            metrics.register("rpc", server.statistics, gauges=("in_flight", "connections"))
+            address = registration.advertise_address or server.addresses[0]
+            async with discovery.announce(registration.service_name, address):
+                readiness.meet(LISTENING)
+                log.info("serving", grpc=server.addresses, admin=admin.address)
+                task_status.started(server.addresses[0])
+                await drain.draining.wait()
+                readiness.fail("drain", "draining")
+            server.drain(max(0.0, drain.remaining_s() - min(CLOSING_S, drain.timeout_s / 4)))
+        watches.cancel_scope.cancel()
 
 
 def nsq_options(nsq: Nsq) -> NsqOptions:
@@ -111,23 +103,6 @@ def nsq_options(nsq: Nsq) -> NsqOptions:
         # Nothing is being stored any more when the links have ended.
         drain_deadline_s=0.5,
     )
-
-
-async def serve_grpc(
-    service: LogicService,
-    address: str,
-    tls: ssl.SSLContext | None,
-    *,
-    task_status: trio.TaskStatus[RpcServer],
-) -> None:
-    """Serve gRPC until it has drained.
-
-    Raises:
-        SetupError: the port cannot be had.
-    """
-    with setting_up(f"gRPC port {address}"):
-        listeners = await open_listeners(address)
-    await serve_rpc([service, Health([SERVICE])], listeners, tls=tls, task_status=task_status)
 
 
 def register(metrics: Metrics, logic: Logic, service: LogicService, producer: NsqProducer) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +22,9 @@ from quart import Response
 from quart_trio import QuartTrio
 from structlog.typing import FilteringBoundLogger
 
+from runtime.failures import setting_up
 from runtime.http import HastyStream, HttpConnection, Stages, http_config
-from runtime.metrics import CONTENT_TYPE, Metrics
+from runtime.metrics import CONTENT_TYPE, LoopLag, Metrics, watch_loop_lag
 from runtime.units import Address, format_address
 
 MAX_CONNECTIONS: Final = 32
@@ -88,6 +91,39 @@ def make_app(readiness: Readiness, metrics: Metrics) -> QuartTrio:
         return Response(metrics.render(), content_type=CONTENT_TYPE)
 
     return app
+
+
+@dataclass(frozen=True, slots=True)
+class AdminPort:
+    """What a composition root says about itself, and where it can be read: "host:port"."""
+
+    address: str
+    readiness: Readiness
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def open_admin(
+    address: Address, readiness: Readiness, log: FilteringBoundLogger
+) -> AsyncIterator[AdminPort]:
+    """Serve the three pages, and watch how late the loop is, until the context is left: open it first.
+
+    Args:
+        address: as `runtime.sections.Admin.address` gives it.
+        readiness: with the conditions under which the process is ready.
+        log: see `serve_admin`.
+
+    Raises:
+        SetupError: no port can be had.
+    """
+    metrics, lag = Metrics(), LoopLag()
+    metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
+    async with trio.open_nursery() as nursery:
+        with setting_up(f"admin port {format_address(*address)}"):
+            bound = await nursery.start(serve_admin, address, readiness, metrics, log)
+        nursery.start_soon(watch_loop_lag, lag)
+        yield AdminPort(bound, readiness, metrics)
+        nursery.cancel_scope.cancel()
 
 
 async def serve_admin(

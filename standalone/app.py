@@ -25,9 +25,9 @@ from conn_server.app import make_port
 from conn_server.sockets import open_sockets
 from job_worker.worker import Worker, WorkerStatistics, open_worker
 from logic_server.logic import Logic, LogicStatistics, make_logic
-from runtime.admin import Readiness, serve_admin
+from runtime.admin import Readiness, open_admin
 from runtime.lifecycle import Drain
-from runtime.metrics import LoopLag, Metrics, watch_loop_lag
+from runtime.metrics import Metrics
 from runtime.queue.memory import MemoryConsumer, MemoryQueue
 from runtime.tokens import token_authority
 from runtime.units import format_address
@@ -103,43 +103,36 @@ async def serve(
     """
     conn, nsq = settings.conn, settings.job.nsq
     tokens = make_tokens(settings, log)
-    readiness = Readiness(CLIENTS)
-    metrics, lag = Metrics(), LoopLag()
-    metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
     admin_address = conn.admin.address(conn.registration.listen_address)
-    async with trio.open_nursery() as process:
-        admin = await process.start(serve_admin, admin_address, readiness, metrics, log)
-        process.start_soon(watch_loop_lag, lag)
-        queue = MemoryQueue(msg_timeout_s=nsq.msg_timeout_s)
-        async with (
-            queue.open_producer() as producer,
-            open_worker(settings.job, queue, log) as worker,
-            trio.open_nursery() as lanes,
-        ):
-            logic = make_logic(settings.logic, tokens, producer, unix_now=time.time)
-            gate = Gate(logic, drain)
-            port = make_port(conn, gate, tokens, metrics, log)
-            register(metrics, queue, logic, worker)
-            await lanes.start(worker.run_lane, "client port", port.broadcaster)
-            async with trio.open_nursery() as clients:
-                sockets = open_sockets(conn.websocket)
-                address = format_address(*sockets[0].getsockname()[:2])
-                await clients.start(port.run, sockets, metrics)
-                readiness.meet(CLIENTS)
-                log.info("serving", clients=address, admin=admin)
-                tls = "s" if conn.websocket.tls_cert else ""
-                path = conn.websocket.path
-                task_status.started(
-                    Standalone(f"http{tls}://{address}", f"ws{tls}://{address}{path}", f"http://{admin}")
-                )
-                await drain.draining.wait()
-                readiness.fail("drain", "draining")
-                with trio.move_on_after(DRAIN_SHARE * drain.remaining_s()):
-                    await wait_taken(gate, queue)
-                await worker.drain(trio.current_time() + DRAIN_SHARE * drain.remaining_s())
-                port.drain(drain.deadline)
-            lanes.cancel_scope.cancel()
-        process.cancel_scope.cancel()
+    queue = MemoryQueue(msg_timeout_s=nsq.msg_timeout_s)
+    async with (
+        open_admin(admin_address, Readiness(CLIENTS), log) as admin,
+        queue.open_producer() as producer,
+        open_worker(settings.job, queue, log) as worker,
+        trio.open_nursery() as lanes,
+    ):
+        logic = make_logic(settings.logic, tokens, producer, unix_now=time.time)
+        gate = Gate(logic, drain)
+        port = make_port(conn, gate, tokens, admin.metrics, log)
+        register(admin.metrics, queue, logic, worker)
+        await lanes.start(worker.run_lane, "client port", port.broadcaster)
+        async with trio.open_nursery() as clients:
+            sockets = open_sockets(conn.websocket)
+            address = format_address(*sockets[0].getsockname()[:2])
+            await clients.start(port.run, sockets, admin.metrics)
+            admin.readiness.meet(CLIENTS)
+            log.info("serving", clients=address, admin=admin.address)
+            tls, path = "s" if conn.websocket.tls_cert else "", conn.websocket.path
+            task_status.started(
+                Standalone(f"http{tls}://{address}", f"ws{tls}://{address}{path}", f"http://{admin.address}")
+            )
+            await drain.draining.wait()
+            admin.readiness.fail("drain", "draining")
+            with trio.move_on_after(DRAIN_SHARE * drain.remaining_s()):
+                await wait_taken(gate, queue)
+            await worker.drain(trio.current_time() + DRAIN_SHARE * drain.remaining_s())
+            port.drain(drain.deadline)
+        lanes.cancel_scope.cancel()
 
 
 def register(metrics: Metrics, queue: MemoryQueue, logic: Logic, worker: Worker) -> None:

@@ -26,9 +26,8 @@ from conn_server.workers.health import State
 from conn_server.workers.notices import Notices, open_notices
 from conn_server.workers.plan import environment, stop_steps
 from conn_server.workers.worker import Worker
-from runtime.admin import Readiness, serve_admin
+from runtime.admin import Readiness, open_admin
 from runtime.lifecycle import Drain
-from runtime.metrics import LoopLag, Metrics, watch_loop_lag
 from runtime.systemd import watchdog_interval_s
 from runtime.units import format_address, split_address
 
@@ -105,20 +104,19 @@ class Supervisor:
             runtime.failures.SetupError: what is to be mended in the settings; maybe in a group.
             WorkersFailed: not all of them have drained.
         """
-        metrics, lag = Metrics(), LoopLag()
-        metrics.register("loop_lag", lag.statistics, gauges=LoopLag.GAUGES)
-        metrics.register("workers", self.statistics, gauges=self.GAUGES)
         admin_address = settings.admin.address(settings.registration.listen_address)
         with reserve_port(settings.websocket) as port, open_notices() as notices:
             client_port = port.getsockname()[1]
             self._workers = self._make_workers(settings, notices.address, client_port, log)
             self._judge()
-            async with trio.open_nursery() as process:
-                admin = await process.start(serve_admin, admin_address, self._readiness, metrics, log)
-                process.start_soon(watch_loop_lag, lag)
+            async with (
+                open_admin(admin_address, self._readiness, log) as admin,
+                trio.open_nursery() as process,
+            ):
+                admin.metrics.register("workers", self.statistics, gauges=self.GAUGES)
                 process.start_soon(self._listen, notices)
                 address = format_address(split_address(settings.websocket.bind).host, client_port)
-                log.info("supervising", workers=len(self._workers), clients=address, admin=admin)
+                log.info("supervising", workers=len(self._workers), clients=address, admin=admin.address)
                 process.start_soon(self._tell_ready, address, task_status)
                 async with trio.open_nursery() as working:
                     working.start_soon(self._run_workers)

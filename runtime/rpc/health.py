@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ import trio
 from grpclib.health.v1.health_grpc import HealthBase
 from grpclib.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from runtime.failures import setting_up
 from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.handling import stopping_of
+from runtime.rpc.server import RpcServer, Service, open_listeners, serve_rpc
 
 if TYPE_CHECKING:
     from grpclib.server import Stream
@@ -83,3 +86,28 @@ class Health(HealthBase):
     async def _wake_at(self, stopping: trio.Event) -> None:
         await stopping.wait()
         self._changed.unpark_all()
+
+
+async def serve_with_health(
+    service: Service,
+    name: str,
+    address: str,
+    tls: ssl.SSLContext | None,
+    *,
+    task_status: trio.TaskStatus[RpcServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve one service and its health until drained; see `serve_rpc`.
+
+    Args:
+        service: an instance of a generated base.
+        name: its full name ("logic.Logic").
+        address: where to listen.
+        tls: the server's context; None: cleartext.
+        task_status: gets the server once it listens.
+
+    Raises:
+        SetupError: the port cannot be had.
+    """
+    with setting_up(f"gRPC port {address}"):
+        listeners = await open_listeners(address)
+    await serve_rpc([service, Health([name])], listeners, tls=tls, task_status=task_status)
