@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from random import random
 from typing import Final, Protocol
 
@@ -27,6 +28,8 @@ FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 0.25
 """How often lanes look at the time: a conn server is detached at most this much late."""
+LONGEST_TICK_S: Final = 4 * CHECK_INTERVAL_S
+"""Between two such looks; what is more is the time of a process that stood still."""
 
 
 class ConnServer(Protocol):
@@ -70,6 +73,28 @@ class DeliveryStatistics:
     dropped_important: Mapping[str, int]
 
 
+class _AwakeTime:
+    """Trio's time without that in which this process stood still: no conn server is to blame for it.
+
+    A worker that was stopped for 10 s, or a machine that slept, would else take all conn servers for dead
+    before it reads the answers that are there.
+    """
+
+    def __init__(self) -> None:
+        self._ticked_at = inf
+        self._lost_s = 0.0
+
+    def now(self) -> float:
+        """Return the time; at most `LONGEST_TICK_S` after the last tick."""
+        return min(trio.current_time(), self._ticked_at + LONGEST_TICK_S) - self._lost_s
+
+    def tick(self) -> None:
+        """Go on; to be called every `CHECK_INTERVAL_S`."""
+        now = self.now()
+        self._ticked_at = trio.current_time()
+        self._lost_s = self._ticked_at - now
+
+
 class _Opened:
     """A lane and the callers that work on it."""
 
@@ -104,6 +129,7 @@ class Lanes:
         self._lanes: dict[str, _Opened] = {}
         self._tally = Tally()
         self._space = trio.lowlevel.ParkingLot()
+        self._time = _AwakeTime()
 
     @property
     def is_present(self) -> bool:
@@ -141,10 +167,11 @@ class Lanes:
     async def run_clock(self) -> None:
         """Tell the lanes the time, until cancelled."""
         while True:
+            self._time.tick()
             await trio.sleep(CHECK_INTERVAL_S)
             for opened in list(self._lanes.values()):
                 was_detached = opened.lane.is_detached
-                opened.lane.check(trio.current_time())
+                opened.lane.check(self._time.now())
                 if opened.lane.is_detached and not was_detached:
                     self._log.warning("conn server detached: no answer", address=opened.name)
                     self._space.unpark_all()
@@ -158,8 +185,8 @@ class Lanes:
         """
         # Always, so that feeds take turns: one that has much would else take all the space.
         await trio.lowlevel.checkpoint()
-        while (until := self._space_at(now := trio.current_time())) > now:
-            with trio.move_on_at(until):
+        while (until := self._space_at(now := self._time.now())) > now:
+            with trio.move_on_after(until - now):
                 await self._space.park()
 
     def _space_at(self, now: float) -> float:
@@ -168,7 +195,7 @@ class Lanes:
     def hand_over(self, push: Push, done: Callable[[bool], None]) -> None:
         """Offer `push` to all lanes; `done` is told once whether anybody has, or need not have, got it."""
         self._tally.batches += 1
-        now = trio.current_time()
+        now = self._time.now()
         handover = Handover(len(self._lanes), done)
         for opened in list(self._lanes.values()):
             opened.lane.offer(push, handover, now)
@@ -179,7 +206,7 @@ class Lanes:
 
     async def _work(self, opened: _Opened, server: ConnServer) -> None:
         while True:
-            held = opened.lane.take(trio.current_time())
+            held = opened.lane.take(self._time.now())
             if held is None:
                 await opened.idle.park()
             else:
@@ -196,16 +223,16 @@ class Lanes:
                 with trio.move_on_after(self._settings.call_timeout_s):
                     await server.broadcast(held.push)
                     self._note_alive(opened)
-                    lane.answered(held, trio.current_time())
+                    lane.answered(held, self._time.now())
                     return
             except Refused as exc:
                 self._note_alive(opened)
                 self._log.error("conn server refuses a batch", address=opened.name, text=exc.text)
-                lane.refused(held, trio.current_time())
+                lane.refused(held, self._time.now())
                 return
             except Unavailable:
                 pass
-            if not lane.failed(held, trio.current_time()):
+            if not lane.failed(held, self._time.now()):
                 return
             await trio.sleep(longest_s * (1 + self._jitter()) / 2)
             longest_s = min(2 * longest_s, LONGEST_PAUSE_S)

@@ -37,6 +37,8 @@ from deploy.cluster.processes import run_stages
 
 OURS: Final = ("conn-1", "logic-1", "job-1")
 OTHERS: Final = ("nsqd", "etcd")
+DRAIN_S: Final = 30.0
+"""For what was accepted and waits in the queue: on one core, acceptance is ahead of delivery."""
 
 
 class Shares:
@@ -136,6 +138,7 @@ def main(**options: Any) -> None:
         size=options["size"],
         important=options["important"],
         duration_s=options["duration"],
+        drain_s=DRAIN_S,
     )
     check_files(load.sockets, 1, raise_file_limit())
     secret = secrets.token_hex(32)

@@ -308,3 +308,19 @@ async def test_lanes_can_be_cancelled_at_any_moment(autojump_clock: MockClock, a
         node.nursery.cancel_scope.cancel()
     assert sorted(node.told) == list(range(20))
     assert node.lanes.statistics().held == node.lanes.statistics().lanes == 0
+
+
+async def test_worker_that_stood_still_itself_detaches_and_drops_nothing(autojump_clock: MockClock) -> None:
+    # It was stopped for longer than `detach_after_s`, with a call under way and another batch behind it.
+    async with open_node(detach_after_s=8, call_timeout_s=3) as node:
+        conn = await node.add("a", FakeConn())
+        conn.stall()
+        node.push(1)
+        node.push(2)
+        await wait_all_tasks_blocked()
+        autojump_clock.jump(20.0)
+        conn.stall(False)
+        await trio.sleep(1)
+        statistics = node.lanes.statistics()
+        assert (statistics.detached, dict(statistics.dropped_normal)) == (0, {})
+        assert [is_handed_over for _, is_handed_over in node.told.values()] == [True, True]
