@@ -7,6 +7,7 @@ for a member: what a socket does not take at once goes to that member's outbox, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import trio
 
@@ -28,6 +29,13 @@ class BroadcasterStatistics:
     frames: int
 
 
+class _Sending(NamedTuple):
+    """The members of one client generation, and their bytes."""
+
+    members: list[Connection]
+    frame: bytes
+
+
 class Broadcaster:
     """Sends pushes one after the other.  Owned by the conn server's app, for all who push.
 
@@ -47,43 +55,66 @@ class Broadcaster:
 
         Who joins while it is being sent does not get it, who leaves gets nothing more.  Cancelling
         it before its turn sends nothing; once begun it is sent to all (it never waits for a peer).
+        A small room is sent to at once, without a checkpoint: whoever calls in a loop has one of its own.
         """
-        async with self._turn:
-            members = list(self._rooms.members(push.room).items())
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
             self._pushes += 1
-            if not members:
+            sendings = self._prepare(push)
+            count = sum(len(sending.members) for sending in sendings)
+            if not count:
                 self._without_members += 1
-                return 0
-            frames: dict[int, bytes] = {}
-            for _, version in members:
-                if version not in frames:
-                    frames[version] = encode_frame(encode_push(push, version))
-            with trio.CancelScope(shield=True):
-                for start in range(0, len(members), _CHUNK_MEMBERS):
-                    self._send(push, members[start : start + _CHUNK_MEMBERS], frames)
-                    await trio.lowlevel.checkpoint()
-            return len(members)
+            elif count <= _CHUNK_MEMBERS:
+                for sending in sendings:
+                    self._send(sending.members, sending.frame, push.level)
+            else:
+                with trio.CancelScope(shield=True):
+                    await self._send_in_chunks(push, sendings)
+            return count
+        finally:
+            self._turn.release()
 
-    def _send(self, push: Push, members: list[tuple[Connection, int]], frames: dict[int, bytes]) -> None:
-        """Send to one chunk.  The common case of `Connection.send_frame` is inlined: a third of its cost."""
-        level: Level = push.level
-        present, absent = self._rooms.members(push.room), 0
-        for connection, version in members:
-            if connection not in present:
-                absent += 1
-                continue
-            frame = frames[version]
+    def _prepare(self, push: Push) -> list[_Sending]:
+        """Encode `push` for each client generation in its room."""
+        members = self._rooms.members(push.room)
+        versions = set(members.values())
+        if len(versions) == 1:  # nearly always, and a list is made much faster than looked through
+            groups = [(version, list(members)) for version in versions]
+        else:
+            groups = [
+                (want, [one for one, version in members.items() if version == want]) for want in versions
+            ]
+        return [_Sending(group, encode_frame(encode_push(push, version))) for version, group in groups]
+
+    async def _send_in_chunks(self, push: Push, sendings: list[_Sending]) -> None:
+        departures = self._rooms.departures
+        for sending in sendings:
+            for start in range(0, len(sending.members), _CHUNK_MEMBERS):
+                chunk = sending.members[start : start + _CHUNK_MEMBERS]
+                if self._rooms.departures != departures:
+                    present = self._rooms.members(push.room)
+                    chunk = [connection for connection in chunk if connection in present]
+                self._send(chunk, sending.frame, push.level)
+                await trio.lowlevel.checkpoint()
+
+    def _send(self, members: list[Connection], frame: bytes, level: Level) -> None:
+        """Send to some.  The common case of `Connection.send_frame` is inlined: a third of its cost."""
+        size = len(frame)
+        for connection in members:
             if connection.outbox is None and not connection.state:
                 try:
                     sent = connection.sock.send(frame)
                 except OSError as exc:
                     connection.unsent(frame, 0, exc, level)
                 else:
-                    if sent != len(frame):
+                    if sent != size:
                         connection.unsent(frame, sent, None, level)
             else:
                 connection.send_frame(frame, level)
-        self._frames += len(members) - absent
+        self._frames += len(members)
 
     def statistics(self) -> BroadcasterStatistics:
         """Return the counts since the start."""

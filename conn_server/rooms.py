@@ -3,7 +3,7 @@
 Rules
 1. A room exists exactly as long as it has a member.
 2. A member is in a room at most once; leaving a room one is not in changes nothing.
-3. Members keep the order in which they joined: broadcasts walk them in that order.
+3. Members keep the order in which they joined: broadcasts walk those of a generation in that order.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ class Rooms(Generic[M]):
 
     Args:
         max_rooms: joining a room that would be one more raises `Unavailable`.
+
+    Attributes:
+        departures: memberships that have ended; as long as it stays the same, whoever was in a room is.
     """
 
     def __init__(self, max_rooms: int) -> None:
         self._max_rooms = max_rooms
         self._rooms: dict[str, dict[M, int]] = {}
         self._refused = 0
+        self.departures = 0
 
     def join(self, member: M, room: str, version: int) -> None:
         """Put `member`, a client of generation `version`, into `room`.
@@ -55,8 +59,8 @@ class Rooms(Generic[M]):
     def leave(self, member: M, room: str) -> None:
         """Take `member` out of `room`; the last one takes the room along."""
         members = self._rooms.get(room)
-        if members is not None:
-            members.pop(member, None)
+        if members is not None and members.pop(member, None) is not None:
+            self.departures += 1
             if not members:
                 del self._rooms[room]
 
