@@ -216,6 +216,7 @@ def logic_options(settings: ConnSettings) -> LogicOptions:
         tls=dialing_tls(settings.tls),
         server_name=settings.tls.server_name or None,
         call_s=settings.rpc.request_timeout_s,
+        ask_s=settings.rpc.request_timeout_s,
     )
 
 

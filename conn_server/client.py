@@ -37,7 +37,7 @@ class Logic(Protocol):
         """
 
     async def publish(self, message: Message) -> None:
-        """Hand `message` to the queue; returns once the queue has it.
+        """Hand `message` to the queue; returns once the queue has it, and has a deadline of its own.
 
         Raises:
             Refused: it will never be taken.
@@ -50,7 +50,7 @@ class Node:
     """A conn server as its clients see it; one for all of them.
 
     Attributes:
-        request_timeout_s: for a sign-in or publish under way, after which it is `Unavailable`.
+        request_timeout_s: for a sign-in under way, after which it is `Unavailable`.
         unix_now: Unix time in seconds.
     """
 
@@ -82,7 +82,7 @@ class Client:
         self.connection: Connection | None = None
         self._work: Authenticate | Enqueue | None = None
         self._task: trio.lowlevel.Task | None = None  # while it sleeps
-        self._scope: trio.CancelScope | None = None  # while it works
+        self._scope: trio.CancelScope | None = None  # while it signs in
 
     def receive(self, payload: bytes, now: float) -> bytes | Pause | None:
         """Decide about one message; called by the connection, never while work is under way."""
@@ -142,34 +142,33 @@ class Client:
 
     async def _run_work(self, work: Authenticate | Enqueue) -> None:
         answer: bytes | None = None
-        connection, deadline = self.connection, trio.current_time() + self._node.request_timeout_s
+        connection = self.connection
         try:
-            with trio.CancelScope(deadline=deadline) as self._scope:
-                answer = await (
-                    self._sign_in(work) if isinstance(work, Authenticate) else self._publish(work)
-                )
-            if self._scope.cancelled_caught and connection is not None and not connection.state:
-                answer = self._late(work)
+            answer = await (self._publish(work) if isinstance(work, Enqueue) else self._sign_in(work))
         except Exception:  # a defect of ours must not take the other clients along
             if connection is not None:
                 connection.fail()
-        self._scope = self._work = None
+        self._work = None
         if self.connection is not None:
             if answer is not None:
                 self.connection.send(answer, Level.IMPORTANT)
             self.connection.resume()
 
-    def _late(self, work: Authenticate | Enqueue) -> bytes | None:
-        if isinstance(work, Authenticate):
-            return self.session.sign_in_failed(work, Unavailable("no answer from logic in time, try again"))
-        return self.session.not_enqueued(work, Unavailable("no answer from the queue in time"))
-
     async def _sign_in(self, work: Authenticate) -> bytes | None:
+        decision: bytes | Admit | None = None
         try:
-            grant = await self._node.logic.authenticate(work.token)
+            with trio.CancelScope(deadline=trio.current_time() + self._node.request_timeout_s) as self._scope:
+                grant = await self._node.logic.authenticate(work.token)
+                decision = self.session.sign_in_succeeded(work, grant)
         except (Refused, Unavailable) as error:
-            return self.session.sign_in_failed(work, error)
-        decision = self.session.sign_in_succeeded(work, grant)
+            decision = self.session.sign_in_failed(work, error)
+        finally:
+            self._scope = None
+        if decision is None:
+            if self.connection is None or self.connection.state:
+                return None
+            late = Unavailable("no answer from logic in time, try again")
+            return self.session.sign_in_failed(work, late)
         return self._admit(work, decision) if isinstance(decision, Admit) else decision
 
     def _admit(self, work: Authenticate, admit: Admit) -> bytes | None:
@@ -208,5 +207,5 @@ class Client:
 
     def _stop_signing_in(self) -> None:
         """Nobody waits for it any more; a publish goes on: what was read of a client is not thrown away."""
-        if self._scope is not None and isinstance(self._work, Authenticate):
+        if self._scope is not None:
             self._scope.cancel()

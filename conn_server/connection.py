@@ -6,7 +6,7 @@ no task switch.  Everything else goes through a wsproto object that lives until 
 
 Rules
 1. Frames are parsed in order, and never while the receiver has work under way (`Pause`).
-2. What is buffered is bounded: the unparsed tail by one read and one small frame, a message by its
+2. What is buffered is bounded: the unparsed tail by some reads and one small frame, a message by its
    limit, the outbox by its limits.
 3. `abort` is the only place that closes the socket.  It takes the descriptor out of the poller first,
    tells the receiver once, and leaves no reference cycle.
@@ -31,6 +31,7 @@ from structlog.typing import FilteringBoundLogger
 from conn_server.frames import (
     BINARY_WHOLE,
     CLOSE,
+    MASKED,
     SHORT,
     TEXT_WHOLE,
     Header,
@@ -48,9 +49,11 @@ OPEN: Final = 0
 CLOSING: Final = 1
 CLOSED: Final = 2
 
-_FIRST_READ: Final = 256
-"""Allocated from a pool by Python; a heartbeat, and most of what clients say, fits."""
+_FIRST_READ: Final = 448
+"""Allocated from a pool by Python (512 bytes with the head); a heartbeat, and most of what is said, fits."""
 _NEXT_READ: Final = 16 * 1024
+_HELD_BYTES: Final = 4096
+"""What is taken of a peer that goes on talking while its last message is under way, twice at most."""
 _WAIT_BYTES: Final = 4096
 """A frame up to this size waits for its end in the tail, a bigger one in wsproto."""
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -190,7 +193,7 @@ class Connection:
             return
         if events & READABLE:
             if self._is_paused:
-                self._listen_for(self._interest & ~READABLE)
+                self._hold()
             else:
                 self._read()
         elif events & ~WRITABLE:  # EPOLLERR and EPOLLHUP come whatever one listens for
@@ -229,6 +232,21 @@ class Connection:
             self.abort()
         elif not self.state:
             self.feed(self._tail + data if self._tail else data)
+
+    def _hold(self) -> None:
+        """Take what came during the receiver's work, if it is little: cheaper than to stop listening."""
+        held = b""
+        if len(self._tail) < _HELD_BYTES:
+            try:
+                held = self.sock.recv(_HELD_BYTES)
+            except _BLOCKED:
+                return
+            except OSError:
+                self.abort()
+                return
+            self._tail += held
+        if not held:  # enough, or the peer's end, which is for `resume`
+            self._listen_for(self._interest & ~READABLE)
 
     def _read_more(self) -> bytes:
         try:
@@ -283,6 +301,9 @@ class Connection:
                 else:
                     payload = unmask(data[start:stop], data[at + 2 : start])
                 at = stop
+            elif data[at] == BINARY_WHOLE and self._unusual is None and (stop := self._middle_end(data, at)):
+                payload = unmask(data[at + 8 : stop], data[at + 4 : at + 8])
+                at = stop
             else:
                 if answers:  # what wsproto answers must not overtake them
                     self.send_frame(answers, _IMPORTANT)
@@ -334,6 +355,14 @@ class Connection:
         if unusual.is_at_rest:
             self._unusual = None
         return len(piece), message
+
+    def _middle_end(self, data: bytes, at: int) -> int:
+        """Return where a whole masked frame with a 16-bit length ends; 0: it is none, or it is not plain."""
+        if data[at + 1] != MASKED | SHORT or len(data) < at + 8:
+            return 0
+        size = data[at + 2] << 8 | data[at + 3]
+        stop = at + 8 + size
+        return stop if SHORT <= size <= self._wire.limits.max_frame_bytes and stop <= len(data) else 0
 
     def _is_plain(self, header: Header) -> bool:
         return header.is_plain and header.payload_bytes <= self._wire.limits.max_frame_bytes

@@ -2,7 +2,9 @@
 
     authenticate, publish --> admission --> Placing --> a lane --> rpc.py sends and receives --> settled
 
-1. Who asks has the deadline.  Cancelled, an ask that has not left is forgotten; another one may be done.
+1. Every ask is answered within `ask_s`, if only with `Unavailable`; whoever asks needs no scope of its own,
+   which would cost as much as all the rest.  Cancelled, an ask that has not left is forgotten; another one
+   may be done.
 2. An ask that finds no logic server is `Unavailable` after `homeless_s`, long before a deadline that would
    leave its client in the dark.
 3. All that waits is bounded in items and bytes; beyond, `Unavailable` at once.
@@ -14,6 +16,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from math import inf
 from typing import Final
 
@@ -27,6 +30,8 @@ from schema.access import BAD_SIGNATURE, Code, Grant, Refused, Unavailable
 from schema.message import Message
 from schema.names import partition
 
+CLOCK_S: Final = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class LogicOptions:
@@ -39,6 +44,7 @@ class LogicOptions:
         open_s: from the opening of a link to its window.
         stall_s: a link that leaves something unanswered for so long is given up.
         call_s: for one call of a Go logic server.
+        ask_s: from an ask to its answer, whatever happens.
         homeless_s: what finds no logic server waits so long for one.
         max_waiting: sign-ins and publishes that wait, for whatever, and...
         max_waiting_bytes: ...bytes of their tokens and bodies.
@@ -50,6 +56,7 @@ class LogicOptions:
     open_s: float = 3.0
     stall_s: float = 10.0
     call_s: float = 5.0
+    ask_s: float = 5.0
     homeless_s: float = 2.0
     max_waiting: int = 65_536
     max_waiting_bytes: int = 32 * 1024 * 1024
@@ -93,13 +100,14 @@ class LinksStatistics:
 class _Waiting(Ask):
     """An ask and the one task that waits for it."""
 
-    __slots__ = ("_outcome", "_settled", "_task")
+    __slots__ = ("_outcome", "_settled", "_task", "due")
 
     def __init__(self, *, token: str | None = None, body: bytes = b"", group: int = 0) -> None:
         super().__init__(token=token, body=body, group=group)
         self._task: trio.lowlevel.Task | None = None
         self._settled = False
         self._outcome: Outcome = None
+        self.due = inf
 
     def settle(self, outcome: Outcome) -> None:
         """Wake who waits."""
@@ -138,6 +146,7 @@ class LogicLinks:
         self._options = options
         self._placing = Placing(ranked, _tell)
         self._homeless_came = trio.Event()  # replaced when set
+        self._asks: dict[_Waiting, None] = {}  # unanswered, the oldest first
         self._changed = trio.lowlevel.ParkingLot()
         self._waiting = self._waiting_bytes = 0
         self._sign_ins = self._publishes = 0
@@ -184,13 +193,17 @@ class LogicLinks:
 
     async def _ask(self, ask: _Waiting) -> Grant | None:
         self._admit(ask)
+        now = trio.current_time()
+        ask.due = now + self._options.ask_s
+        self._asks[ask] = None
         try:
-            self._placing.place(ask, trio.current_time())
+            self._placing.place(ask, now)
             if not self._placing.lanes:
                 self._homeless_came.set()
             outcome = await ask.wait()
         finally:
             ask.given_up = True
+            del self._asks[ask]
             self._waiting -= 1
             self._waiting_bytes -= ask.size_bytes
         if isinstance(outcome, Refused | Unavailable):
@@ -241,6 +254,17 @@ class LogicLinks:
                 self._homeless_came = trio.Event()
                 continue
             self._placing.turn_away(trio.current_time() - self._options.homeless_s)
+
+    async def run_clock(self) -> None:
+        """Tell those who have waited for `ask_s`, at most `CLOCK_S` late; runs until cancelled."""
+        while True:
+            await trio.sleep(CLOCK_S)
+            for ask in self._overdue(trio.current_time()):
+                ask.given_up = True
+                ask.settle(Unavailable("no answer from the logic servers in time, try again"))
+
+    def _overdue(self, now: float) -> list[_Waiting]:
+        return list(takewhile(lambda ask: ask.due <= now, self._asks))
 
     def statistics(self) -> LinksStatistics:
         """Return what there is now and was so far."""

@@ -1,7 +1,7 @@
 """gRPC at the conn server: what job workers call, and the links to the logic servers.
 
 open_logic
- |- deadlines of those who find no logic server
+ |- deadlines: of who finds no logic server, and of who is not answered
  `- follow discovery: per logic server, one task
      `- channel (connects again by itself)
          |- Link: send frames, receive answers, watch the peer's answering     or, for a Go logic server,
@@ -96,6 +96,7 @@ async def open_logic(peers: Peers, options: LogicOptions) -> AsyncIterator[Logic
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(links.run_deadlines)
+        nursery.start_soon(links.run_clock)
         nursery.start_soon(_follow, peers, links, options)
         try:
             yield links

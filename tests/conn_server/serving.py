@@ -32,7 +32,7 @@ from conn_server.settings import WebSocket
 from conn_server.sockets import open_sockets
 from runtime.metrics import Metrics
 from runtime.sections import ClientDrain
-from schema.access import INVALID, Code, Grant, Refused
+from schema.access import INVALID, Code, Grant, Refused, Unavailable
 from schema.message import Message
 from schema.proto import conn_pb2 as pb
 
@@ -59,6 +59,7 @@ class PlayedLogic:
     Attributes:
         gate: while it is there, every call waits for it.
         refuse: raised by `publish`.
+        publish_timeout_s: of `publish`, which has a deadline of its own.
         refusal: what "bad" is told.
         under_way: calls that have not come to their end.
     """
@@ -68,6 +69,7 @@ class PlayedLogic:
     calls: int = 0
     under_way: int = 0
     refuse: Exception | None = None
+    publish_timeout_s: float = 5.0
     refusal: str = INVALID
     grant: Grant = field(default_factory=lambda: Grant(uid=7, user="7"))
 
@@ -80,7 +82,10 @@ class PlayedLogic:
 
     async def publish(self, message: Message) -> None:
         self.calls += 1
-        await self._pass()
+        with trio.move_on_after(self.publish_timeout_s) as scope:
+            await self._pass()
+        if scope.cancelled_caught:
+            raise Unavailable("no answer in time")
         if self.refuse is not None:
             raise self.refuse
         self.published.append(message)
@@ -283,7 +288,7 @@ async def serving(
     settings = {"accept_rate": 0.0, **settings}
     websocket = WebSocket(bind="127.0.0.1:0", **settings)  # type: ignore[arg-type]
     wire = Wire(Poller(LOG), limits or Limits(), LOG)
-    logic = logic or PlayedLogic()
+    logic = logic or PlayedLogic(publish_timeout_s=request_timeout_s)
     rooms: Rooms[Connection] = Rooms(max_rooms)
     node = Node(
         logic=logic,

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from conn_server.lanes import Ask
-from conn_server.links import LinksStatistics, LogicLinks, LogicOptions
+from conn_server.links import CLOCK_S, LinksStatistics, LogicLinks, LogicOptions
 from schema.access import Code, Grant, Refused, Unavailable
 from schema.message import Level, Message
 
@@ -215,6 +215,32 @@ async def test_answer_to_who_has_given_up_is_nobodys() -> None:
     (ask,) = lane.asks
     assert ask.given_up
     links.settle(ask, None)
+    assert links.statistics().waiting == 0
+
+
+async def test_who_is_not_answered_is_told_after_the_asks_own_deadline(autojump_clock: MockClock) -> None:
+    """Callers rely on it: a client that publishes has no cancel scope of its own."""
+    links, lane = LogicLinks(OPTIONS), FakeLane()
+    links.lane_opened("a", lane)
+    told: list[float] = []
+
+    async def publish(number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        with pytest.raises(Unavailable, match="in time"):
+            await links.publish(message(number))
+        told.append(trio.current_time())
+
+    async with trio.open_nursery() as clock:
+        clock.start_soon(links.run_clock)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(publish, 1)
+            await trio.sleep(1)
+            await nursery.start(publish, 2)
+        clock.cancel_scope.cancel()
+    begun = trio.current_time() - OPTIONS.ask_s - 1 - CLOCK_S
+    assert [begun + OPTIONS.ask_s <= at <= begun + OPTIONS.ask_s + 2 + CLOCK_S for at in told] == [True, True]
+    assert told[1] - told[0] == pytest.approx(1, abs=CLOCK_S)
+    assert all(ask.given_up for ask in lane.asks)
     assert links.statistics().waiting == 0
 
 
