@@ -6,9 +6,9 @@ up to `ROUND_EVENTS` of it and calls each socket's handler synchronously; betwee
 other task of the process gets its turn.
 
 Waiting costs more than reading: each wake-up of Trio's loop takes about 55 us, seven heartbeats' worth.
-As long as something comes in every half a millisecond, the task therefore looks that often instead of
-waiting (as network cards moderate their interrupts): what comes first after a quiet time is dealt with at
-once, what follows is up to half a millisecond late and shares the wake-up.
+As long as something comes in at every look, the task therefore looks every half to two milliseconds
+instead of waiting (as network cards moderate their interrupts), so that some events share a wake-up: what
+comes first after a quiet time is dealt with at once, what follows is up to two milliseconds late.
 
 Handlers are kept in a list by file descriptor: 8 bytes each, and no hashing.
 """
@@ -31,7 +31,10 @@ WRITABLE: Final = select.EPOLLOUT
 ROUND_EVENTS: Final = 256
 """Events between two checkpoints: about 2 ms of heartbeats."""
 PACE_S: Final = 0.0005
-"""Between two looks while there is traffic."""
+LONGEST_PACE_S: Final = 0.002
+"""Between two looks while there is traffic: the shortest, and the longest."""
+_FEW_EVENTS: Final = 8
+_MANY_EVENTS: Final = 32
 SWEEP_CHUNK: Final = 256
 
 
@@ -57,6 +60,15 @@ class PollerStatistics:
     events: int
     looks: int
     failures: int
+
+
+def next_pace_s(pace_s: float, events: int) -> float:
+    """Return how long to wait after a look that has found `events`: longer after few, shorter after many."""
+    if events < _FEW_EVENTS:
+        return min(2 * pace_s, LONGEST_PACE_S)
+    if events > _MANY_EVENTS:
+        return max(pace_s / 2, PACE_S)
+    return pace_s
 
 
 class Poller:
@@ -120,19 +132,21 @@ class Poller:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the sockets until cancelled; then all that are left are closed."""
-        epoll_fd, is_busy, last_round = self._epoll.fileno(), False, -inf
+        epoll_fd, is_busy, pace_s, last_round = self._epoll.fileno(), False, PACE_S, -inf
         try:
             task_status.started()
             while True:
                 if is_busy:
-                    await trio.sleep_until(last_round + PACE_S)
+                    await trio.sleep_until(last_round + pace_s)
                 else:
                     await trio.lowlevel.wait_readable(epoll_fd)
+                    pace_s = PACE_S
                 now = trio.current_time()
                 while (events := self._round(now)) == ROUND_EVENTS:
                     await trio.lowlevel.checkpoint()
                     now = trio.current_time()
                 is_busy = events > 0 and (is_busy or now - last_round < 2 * PACE_S)
+                pace_s = next_pace_s(pace_s, events)
                 last_round = now
         finally:
             for handler in list(self.handlers()):

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from conn_server.poller import READABLE, SWEEP_CHUNK, WRITABLE, Poller, PollerStatistics
+from conn_server.poller import PACE_S, READABLE, SWEEP_CHUNK, WRITABLE, Poller, PollerStatistics, next_pace_s
 from tests.conn_server.serving import LOG
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -280,3 +280,10 @@ async def test_deadlines_that_begin_in_a_quiet_hour_do_not_begin_in_the_past(
         await poller.sweep(1.0)
     assert trio.current_time() - poller.now <= 1.0
     poller._epoll.close()
+
+
+def test_pace_slows_down_with_few_events_and_speeds_up_with_many() -> None:
+    paces = [PACE_S]
+    for events in (1, 1, 1, 20, 100, 100, 100):
+        paces.append(next_pace_s(paces[-1], events))
+    assert [round(pace / PACE_S) for pace in paces] == [1, 2, 4, 4, 4, 2, 1, 1]
