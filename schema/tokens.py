@@ -1,7 +1,8 @@
 """Issue and verify tokens.  Pure: the secret and `now` (Unix seconds) are injected.
 
 Rules
-1. The algorithm is HS256, pinned by the key: what a token's header asks for is never done.
+1. The algorithm is HS256, pinned by the key: what a token's header asks for is never done.  PyJWT judges,
+   but for tokens with the Go system's very header and the very signature that we would make.
 2. Nothing of a token is looked into before its signature holds: whatever is wrong until then is
    `signature is invalid`.  Only the number of segments is told apart, as the Go system does.
 3. Then, in this order: types (`无效token`), `nbf`, `iat`, `exp`.  Times count in whole seconds;
@@ -17,7 +18,9 @@ The golden tokens, made and judged by the Go system's own code, are in tests/vec
 
 from __future__ import annotations
 
+import hmac
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ MIN_KEY_BYTES: Final = 32  # RFC 7518 section 3.2: as long as the hash
 
 _ALGORITHM: Final = "HS256"
 _SEGMENTS: Final = 3
+_HEADER: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."  # {"alg":"HS256","typ":"JWT"}
 _DECIMAL: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _INT64_MAX: Final = 2**63 - 1
 _INT64_DIGITS: Final = 19
@@ -128,14 +132,35 @@ class TokenAuthority:
     def _claims(self, token: str) -> _Claims:
         if token.count(".") != _SEGMENTS - 1:
             self._refuse("segments", BAD_SEGMENTS)
-        try:
-            payload = self._jws.decode(token, self._secret, algorithms=[_ALGORITHM])
-        except (InvalidTokenError, UnicodeEncodeError):
-            self._refuse("signature", BAD_SIGNATURE)
+        payload = self._plain_payload(token)
+        if payload is None:
+            try:
+                payload = self._jws.decode(token, self._secret, algorithms=[_ALGORITHM])
+            except (InvalidTokenError, UnicodeEncodeError):
+                self._refuse("signature", BAD_SIGNATURE)
         try:
             return _READ_CLAIMS(payload)
         except (MsgspecError, UnicodeDecodeError, RecursionError):
             self._refuse("claims", INVALID)
+
+    def _plain_payload(self, token: str) -> bytes | None:
+        """Return the payload of a token that is signed as ours are, None for PyJWT to judge.
+
+        PyJWT takes 50 us, most of them for looking at each character: a fifth of a client's connect, upgrade
+        and sign-in.  This takes 7, and accepts less: our very header, and the very signature over it.
+        """
+        signed, _, signature = token.rpartition(".")
+        if not signed.startswith(_HEADER) or not signed.isascii() or not signature.isascii():
+            return None
+        expected = urlsafe_b64encode(hmac.digest(self._secret, signed.encode(), "sha256")).rstrip(b"=")
+        if not hmac.compare_digest(expected, signature.encode()):
+            return None
+        payload = signed[len(_HEADER) :]
+        try:
+            decoded = urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+        except ValueError:
+            return None
+        return decoded if urlsafe_b64encode(decoded).rstrip(b"=").decode() == payload else None
 
     def _refuse(self, reason: str, text: str) -> NoReturn:
         self._refused[reason] += 1

@@ -175,3 +175,31 @@ def test_short_key_is_taken_on_demand_with_a_warning() -> None:
 def test_key_that_must_not_be_used_is_refused(key: bytes, allow_short: bool, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         check_key(key, allow_short=allow_short)
+
+
+@given(st.data())
+def test_plain_tokens_are_judged_as_pyjwt_judges_them(data: st.DataObject) -> None:
+    """The quick way may only accept what PyJWT accepts, with the same payload."""
+    authority = TokenAuthority(SECRET)
+    token = authority.issue(data.draw(st.text(max_size=20)), NOW)
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(token) - 1))
+        new = data.draw(st.sampled_from("AB-_=.+/ xyz\u00e9"))
+        token = token[:at] + new + token[at + data.draw(st.integers(0, 1)) :]
+    plain = authority._plain_payload(token)
+    if plain is not None:
+        assert plain == authority._jws.decode(token, SECRET, algorithms=["HS256"])
+
+
+def test_issued_tokens_take_the_quick_way() -> None:
+    authority = TokenAuthority(SECRET)
+    assert authority._plain_payload(authority.issue("7", NOW)) is not None
+
+
+def test_payload_that_is_signed_and_no_base64_is_left_to_pyjwt() -> None:
+    authority = TokenAuthority(SECRET)
+    header = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    for payload in ("a", "YR", "Y Q", "YQ==", "\u00e9", "e30."):
+        body = f"{header}.{payload}"
+        signature = base64url(hmac.digest(SECRET, body.encode(), hashlib.sha256))
+        assert authority._plain_payload(f"{body}.{signature}") is None
