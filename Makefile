@@ -23,6 +23,10 @@ UV_READY := .venv-uv/.ready-$(UV_VERSION)
 PACKAGES := $(wildcard schema runtime delivery conn_server logic_server job_worker standalone clients bench deploy)
 IMAGE    := schema/proto/image.binpb
 
+# A process per core, of which one that has nothing left takes tests from the others.  Tests that are named
+# run in one, where -s and --pdb work.
+ON_ALL_CORES := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo bench chaos soak ingest cluster setup test unit fuzz lint format types arch proto proto-check proto-image lock wheel clean
 
@@ -54,8 +58,8 @@ setup: $(SYNCED)  ## make the virtual environment from the locks
 
 test: lint types arch proto-check unit  ## everything a change must pass
 
-unit: $(SYNCED)  ## pytest alone; ARGS="tests/conn_server -k outbox"
-	$(BIN)/python -m pytest $(ARGS)
+unit: $(SYNCED)  ## pytest alone, on all cores; ARGS="tests/conn_server -k outbox" in one process
+	$(BIN)/python -m pytest $(or $(ARGS),$(ON_ALL_CORES))
 
 fuzz: $(SYNCED)  ## our WebSocket connection against plain wsproto; ARGS="--seconds 600 --seed 1"
 	$(BIN)/python -m tests.conn_server.fuzz $(ARGS)

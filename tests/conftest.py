@@ -77,6 +77,9 @@ def no_leaks() -> Iterator[None]:
     wake-up sockets live within the run of the test, so they are gone on both sides of the count.
     """
     before = resources()
+    # What the tests so far have left to pytest and to caches grows, and lives on: looked through twice a
+    # test it costs more than the tests.
+    gc.freeze()
     yield
     left = resources() - before
     assert not left, f"left behind: {dict(left)}"

@@ -10,7 +10,6 @@ import base64
 import os
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,16 +20,12 @@ import httpx2
 import pytest
 import trio
 
+from tests.http import http_client
+from tests.ports import port_of, reserve_port
 from tests.runtime.rpc.certificates import Certificates
 
 STARTED_WITHIN_S = 20.0
 ENDED_WITHIN_S = 10.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Etcd:
@@ -40,17 +35,16 @@ class Etcd:
         address: for clients, "host:port".
     """
 
-    def __init__(
-        self, executable: str, folder: Path, port: int = 0, *, certificates: Certificates | None = None
-    ) -> None:
-        self.address = f"127.0.0.1:{port or free_port()}"
+    def __init__(self, executable: str, folder: Path, *, certificates: Certificates | None = None) -> None:
+        self.reserved = reserve_port(), reserve_port(), reserve_port()
+        self.address, peer, health = (f"127.0.0.1:{port_of(held)}" for held in self.reserved)
         self.process: trio.Process | None = None
         self._executable = executable
         self._data = folder / "data.etcd"
         self._log = folder / "etcd.log"
         self._certificates = certificates
-        self._peer = f"http://127.0.0.1:{free_port()}"
-        self._health = f"http://127.0.0.1:{free_port()}"
+        self._peer = f"http://{peer}"
+        self._health = f"http://{health}"
 
     def _command(self) -> list[str]:
         scheme = "https" if self._certificates else "http"
@@ -76,7 +70,7 @@ class Etcd:
         with self._log.open("ab") as log:
             self.process = await trio.lowlevel.open_process(self._command(), stdout=log, stderr=STDOUT)
         with trio.fail_after(STARTED_WITHIN_S):
-            async with httpx2.AsyncClient(trust_env=False) as client:
+            async with http_client() as client:
                 while not await self._is_healthy(client):
                     assert self.process.poll() is None, self._log.read_text()
                     await trio.sleep(0.02)
@@ -118,7 +112,7 @@ class Etcd:
     async def ask(self, path: str, body: Mapping[str, Any], token: str = "") -> dict[str, Any]:
         """Return what it answers to `/v3/path`; without TLS only."""
         headers = {"Authorization": token} if token else {}
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             answer = await client.post(f"http://{self.address}/v3/{path}", json=dict(body), headers=headers)
         answer.raise_for_status()
         told: dict[str, Any] = answer.json()
@@ -147,23 +141,24 @@ def base64_of(text: str) -> str:
 
 @asynccontextmanager
 async def start_etcd(
-    executable: str, folder: Path, port: int = 0, *, certificates: Certificates | None = None
+    executable: str, folder: Path, *, certificates: Certificates | None = None
 ) -> AsyncIterator[Etcd]:
     """Start an etcd that keeps its data in `folder`; leaving the context kills it.
 
     Args:
         executable: what the fixture `etcd_path` has found.
         folder: must exist.
-        port: for clients; 0 is any free one.
         certificates: speak TLS only, and only with clients that have one of the same authority.
     """
-    etcd = Etcd(executable, folder, port, certificates=certificates)
+    etcd = Etcd(executable, folder, certificates=certificates)
     try:
         await etcd.start()
         yield etcd
     finally:
         with trio.CancelScope(shield=True):
             await etcd.end()
+        for held in etcd.reserved:
+            held.close()
 
 
 @pytest.fixture

@@ -231,15 +231,24 @@ LAWS: dict[Law, tuple[tuple[str, str], ...]] = {
 }
 
 
-def modules(*folders: str) -> Iterator[Source]:
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield parse(path.relative_to(ROOT).as_posix(), path.read_text())
+def modules(*folders: str) -> list[Source]:
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [parse(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def packaged() -> list[Source]:
+    return modules(*PACKAGES)
+
+
+@pytest.fixture(scope="module")
+def testing() -> list[Source]:
+    return modules("tests")
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_law_holds_everywhere(law: Law) -> None:
-    broken = [f"{source.path} {breach}" for source in modules(*PACKAGES) for breach in law(source)]
+def test_law_holds_everywhere(law: Law, packaged: list[Source]) -> None:
+    broken = [f"{source.path} {breach}" for source in packaged for breach in law(source)]
     assert not broken, "\n".join(broken)
 
 
@@ -266,21 +275,21 @@ def test_well_made_modules_break_no_law() -> None:
     assert [breach for source in sources for law in LAWS for breach in law(source)] == []
 
 
-def test_no_test_imports_another_way_to_wait() -> None:
+def test_no_test_imports_another_way_to_wait(testing: list[Source]) -> None:
     nets = {"tests/conftest.py", "tests/test_conftest.py"}
     broken = [
         f"{source.path} {breach}"
-        for source in modules("tests")
+        for source in testing
         if str(source.path) not in nets
         for breach in nothing_imports_another_way_to_wait(source)
     ]
     assert not broken, "\n".join(broken)
 
 
-def test_nothing_imports_a_peer() -> None:
+def test_nothing_imports_a_peer(packaged: list[Source], testing: list[Source]) -> None:
     broken = [
         f"{source.path} imports {name}"
-        for source in modules("tests", *PACKAGES)
+        for source in (*testing, *packaged)
         for name in imports(source)
         if ".peers." in f"{name}."
     ]

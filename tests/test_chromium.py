@@ -36,7 +36,11 @@ async def test_browser_runs_scripts_shows_pages_and_tells_errors(chromium: Brows
 
 
 async def test_breach_of_the_content_security_policy_is_a_problem(chromium: Browser, tmp_path: Path) -> None:
-    (tmp_path / "index.html").write_text("<script>document.title = 'inline'</script><body>hello")
+    # With an icon: a browser that is told of none asks for favicon.ico at any moment, and complains.
+    (tmp_path / "icon.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    (tmp_path / "index.html").write_text(
+        "<link rel='icon' href='icon.svg'><script>document.title = 'inline'</script><body>hello"
+    )
     async with open_fake_server(FakeServer(files=tmp_path)) as server:
         tab = await chromium.new_tab(server.url)
         assert await tab.evaluate("document.title") == ""

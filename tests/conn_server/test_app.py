@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx2
 import msgspec
 import pytest
 import structlog
@@ -30,6 +29,7 @@ from schema.proto import conn_pb2 as pb
 from schema.proto.conn_grpc import ConnStub
 from schema.tokens import TokenAuthority
 from tests.conn_server.serving import SUC, Peer, message, sign_in
+from tests.http import http_client
 from tests.logic_server.fakes import KEY, FakeProducer
 from tests.runtime.rpc.certificates import Certificates, make_certificates
 from tests.runtime.rpc.probe import serving
@@ -60,7 +60,7 @@ class Running:
             await peer.aclose()
 
     async def until_ready(self) -> None:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             with trio.fail_after(5):
                 while (await client.get(f"http://{self.at.admin}/readyz")).status_code != 200:  # noqa: ASYNC110
                     await trio.sleep(0.02)

@@ -38,6 +38,7 @@ from schema.tokens import TokenAuthority
 from tests.conftest import OPEN_FILES
 from tests.conn_server.logic_nodes import FakePeers, LogicNode, nodes
 from tests.conn_server.serving import SUC, Peer, message, sign_in
+from tests.http import http_client
 from tests.logic_server.fakes import KEY, NOW
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -125,7 +126,7 @@ class Running:
         return peer
 
     async def readiness(self) -> tuple[int, dict[str, str]]:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             answer = await client.get(f"http://{self.at.admin}/readyz")
             return answer.status_code, json.loads(answer.text)["reasons"]
 

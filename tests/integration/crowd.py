@@ -24,6 +24,7 @@ import trio
 
 from clients.python import Client, ClientError, PublishRefused
 from schema.message import Level
+from tests.http import http_client
 from tests.integration.cluster import Cluster, token_of
 from tests.integration.ledger import Ledger, Missing, Said
 from tests.runtime.queue.nsq.daemons import until
@@ -175,7 +176,7 @@ class Crowd:
         """Be a back end until hushed."""
         url = f"http://{self._cluster.conns[server].clients}/msg"
         headers = {"Authorization": f"Bearer {token_of(f'back end {server}')}"}
-        async with httpx2.AsyncClient(trust_env=False, headers=headers, timeout=10) as http:
+        async with http_client(headers=headers, timeout=10) as http:
             for count in itertools.count(1):
                 await trio.sleep(self._talk.posts_every_s)
                 if self._hushed.is_set():

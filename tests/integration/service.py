@@ -12,7 +12,8 @@ from subprocess import DEVNULL, STDOUT
 import httpx2
 import trio
 
-from tests.runtime.queue.nsq.daemons import port_of, reserve_port
+from tests.http import http_client
+from tests.ports import port_of, reserve_port
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "tests" / "vectors" / "go"
@@ -74,7 +75,7 @@ class Service:
 
     async def wait_ready(self) -> None:
         with trio.fail_after(READY_WITHIN_S):
-            async with httpx2.AsyncClient(trust_env=False, timeout=5) as http:
+            async with http_client(timeout=5) as http:
                 while True:
                     if await self._is_ready(http):
                         return
@@ -113,7 +114,7 @@ class Service:
 
     async def numbers(self) -> dict[str, float]:
         """Return the samples of /metrics by name and labels."""
-        async with httpx2.AsyncClient(trust_env=False, timeout=10) as http:
+        async with http_client(timeout=10) as http:
             text = (await http.get(f"http://{self.admin}/metrics")).text
         lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in lines}

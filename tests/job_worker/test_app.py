@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import msgspec
 import pytest
 import trio
@@ -26,6 +25,7 @@ from runtime.rpc.tls import dialing_tls, server_tls
 from runtime.secret import Secret
 from runtime.sections import Admin, ClientTls, Etcd
 from schema.message import Level
+from tests.http import http_client
 from tests.job_worker.fakes import LOG, FakeQueue, message
 from tests.job_worker.test_rpc import RecordingConn, serve_conn
 from tests.runtime.queue.nsq.daemons import Daemon, Flags, best_kind, open_nsqd
@@ -54,7 +54,7 @@ class Running:
     ended: trio.Event
 
     async def ask(self, path: str) -> tuple[int, str]:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             answer = await client.get(f"http://{self.admin}{path}")
             return answer.status_code, answer.text
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import httpx2
 import msgspec
 import pytest
 import structlog
@@ -30,6 +29,7 @@ from schema.access import Unavailable
 from schema.message import Message
 from schema.tokens import TokenAuthority
 from tests.conn_server.logic_nodes import OPTIONS, FakePeers
+from tests.http import http_client
 from tests.logic_server.fakes import KEY, message
 from tests.runtime.queue.nsq.daemons import Daemon, Flags, open_nsqd
 from tests.runtime.rpc.certificates import Certificates, make_certificates
@@ -80,7 +80,7 @@ class Running:
     ended: trio.Event
 
     async def ask(self, path: str) -> tuple[int, str]:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             answer = await client.get(f"http://{self.admin}{path}")
             return answer.status_code, answer.text
 

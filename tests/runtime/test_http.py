@@ -208,7 +208,7 @@ async def test_cancelling_does_not_wait_for_a_write() -> None:
         await pair.peer.send_all(GET)
         await trio.testing.wait_all_tasks_blocked(0.01)
         pair.connection.scope.cancel()
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await pair.ended.wait()
 
 

@@ -21,6 +21,7 @@ from schema.tokens import TokenAuthority
 from standalone.app import Standalone, serve
 from standalone.settings import StandaloneSettings
 from tests.conn_server.serving import Peer
+from tests.http import http_client
 
 LOG = structlog.get_logger("test")
 KEY = "a secret of thirty-two bytes, yes"
@@ -84,11 +85,11 @@ class Running:
     def http(self, user: str = "") -> httpx2.AsyncClient:
         """Return a client for the HTTP side, with the token of `user`."""
         headers = {"Authorization": f"Bearer {token_of(user)}"} if user else {}
-        return httpx2.AsyncClient(base_url=self.where.http_url, trust_env=False, headers=headers, timeout=10)
+        return http_client(base_url=self.where.http_url, headers=headers, timeout=10)
 
     async def ask(self, page: str) -> tuple[int, str]:
         """Get a page of the admin port."""
-        async with httpx2.AsyncClient(trust_env=False, timeout=10) as client:
+        async with http_client(timeout=10) as client:
             answer = await client.get(f"{self.where.admin_url}{page}")
             return answer.status_code, answer.text
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx2
 import pytest
 import trio
 
 from schema.message import Level
 from standalone.demo import Heard, Transcript, fetch_token, post_message, summary
+from tests.http import http_client
 from tests.standalone.running import running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -60,7 +60,7 @@ async def test_what_is_never_heard_is_not_waited_for_for_ever(autojump_clock: tr
 
 
 async def test_refused_post_ends_the_demo() -> None:
-    async with running() as system, httpx2.AsyncClient(base_url=system.where.http_url) as backend:
+    async with running() as system, http_client(base_url=system.where.http_url) as backend:
         assert (await fetch_token(backend, "ann")).count(".") == 2
         with pytest.raises(SystemExit, match="1001"):
             await post_message(backend, "no token", "lobby", "hello")

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
 import pytest
 import trio
 from click.testing import CliRunner
@@ -24,6 +23,7 @@ from clients.python import Closed, open_client
 from runtime.units import format_address
 from schema.closing import CloseCode, draining_reason
 from standalone.__main__ import main
+from tests.http import http_client
 from tests.standalone.running import KEY, token_of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -190,7 +190,7 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[Process]
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the printed commands need curl")
 async def test_what_it_prints_can_be_followed() -> None:
     async with started() as system:
-        async with httpx2.AsyncClient(trust_env=False) as browser:
+        async with http_client() as browser:
             assert "<title>Roomcast</title>" in (await browser.get(system.page)).text
             assert "roomcast_rooms_rooms 0" in (await browser.get(system.numbers)).text
         async with open_client(system.websocket, token=token_of("ann"), room="lobby") as ann:

@@ -20,6 +20,7 @@ from conn_server.origin import Origin
 from conn_server.settings import Http, WebSocket
 from schema.access import INVALID, Code, Grant, Refused
 from schema.message import Message
+from tests.http import http_client
 
 NOW = 1_700_000_000.0
 BOOT_ID = 9
@@ -91,7 +92,7 @@ class Served:
 
     def client(self, **options: object) -> httpx2.AsyncClient:
         url = f"http://{self.address[0]}:{self.address[1]}"
-        return httpx2.AsyncClient(base_url=url, trust_env=False, timeout=5, **options)  # type: ignore[arg-type]
+        return http_client(base_url=url, timeout=5, **options)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for what other tasks bring about."""

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 import trio
 
 from deploy.cluster.__main__ import port_chooser
+from tests.http import http_client
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -118,7 +118,7 @@ async def test_cluster_starts_serves_tokens_and_messages_and_stops_in_order(tmp_
             text = await read_until(process, "Ctrl-C stops everything.")
             pages = re.findall(r"conn-\d +(http://[^/]+)/ and", text)
             assert len(pages) == 2
-            async with httpx2.AsyncClient(trust_env=False) as client:
+            async with http_client() as client:
                 token = (await client.post(f"{pages[0]}/tk", data={"uid": "7"})).json()["data"]
                 answer = await client.post(
                     f"{pages[1]}/msg",

@@ -11,7 +11,7 @@ from runtime.discovery.etcd import EtcdDiscovery
 from runtime.discovery.static import StaticDiscovery
 from runtime.failures import SetupError
 from runtime.sections import Etcd
-from tests.etcd import free_port
+from tests.ports import free_port
 from tests.runtime.rpc.certificates import make_certificates
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -136,7 +136,7 @@ async def probing(
         yield probe, server, channel
 
 
-async def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 15.0) -> None:
     """Wait until `condition` holds; fail if it takes too long."""
     with trio.fail_after(within_s):
         while not condition():  # noqa: ASYNC110  what is waited for is in another layer's counters

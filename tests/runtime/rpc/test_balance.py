@@ -92,7 +92,7 @@ async def test_nobody_known_and_nobody_there_are_unavailable_after_a_bounded_wai
                     await who(balancer, key)
                 assert caught.value.status is Status.UNAVAILABLE
                 assert all(address in caught.value.text for address in addresses)
-                assert trio.current_time() - began < 1
+                assert trio.current_time() - began < 5
 
 
 async def test_key_does_not_wait_for_ever_for_a_server_that_is_silent() -> None:
@@ -125,7 +125,7 @@ async def test_call_waits_for_an_address_that_discovery_finds_just_in_time() -> 
             await trio.testing.wait_all_tasks_blocked()
             balancer.set_addresses(server.addresses)
         assert names == ["x", "x"]
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await balancer.wait_ready()
 
 

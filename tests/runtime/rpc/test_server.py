@@ -66,7 +66,7 @@ async def test_drain_ends_with_unavailable_what_does_not_end_by_itself() -> None
                 await until(lambda: server.statistics().in_flight == 2 and probe.begun.is_set())
                 began = trio.current_time()
                 server.drain(grace_s=0.2)
-            assert 0.15 < trio.current_time() - began < 2
+            assert 0.15 < trio.current_time() - began < 5
             assert [error.status for error in errors] == [Status.UNAVAILABLE] * 2
             assert sorted(probe.cancelled) == [-1, 1]
 
@@ -90,7 +90,7 @@ async def test_long_call_that_heeds_stopping_ends_well_within_the_grace() -> Non
             await stream.send_message(Ask())
             await probe.begun.wait()
             server.drain(grace_s=30)
-            with trio.fail_after(3):
+            with trio.fail_after(10):
                 assert [answer.id async for answer in stream] == [1, 2]
 
 
@@ -99,7 +99,7 @@ async def test_drain_without_calls_is_quick_and_a_second_one_changes_nothing() -
         await ProbeStub(channel).Echo(Ask())
         server.drain(grace_s=60)
         server.drain(grace_s=0)
-        await until(lambda: server.statistics().connections == 0, within_s=2)
+        await until(lambda: server.statistics().connections == 0, within_s=10)
 
 
 async def test_cancelled_server_tells_calls_in_flight_and_leaves_nothing() -> None:
@@ -126,7 +126,7 @@ async def test_cancelled_server_tells_calls_in_flight_and_leaves_nothing() -> No
                 await probe.begun.wait()
                 began = trio.current_time()
                 scope.cancel()
-            assert trio.current_time() - began < 1
+            assert trio.current_time() - began < 5
             assert outcomes == [Status.UNAVAILABLE] * 10
             assert server.statistics().in_flight == 0
 

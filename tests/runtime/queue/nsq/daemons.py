@@ -23,34 +23,14 @@ from pathlib import Path
 from subprocess import STDOUT
 from typing import Any
 
-import httpx2
 import trio
+
+from tests.http import http_client
+from tests.ports import port_of, reserve_port
 
 ROOT = Path(__file__).resolve().parents[4]
 STARTED_WITHIN_S = 10
 HALF_A_MESSAGE = struct.pack(">ii", 5000, 2) + b"half a message"
-
-
-def reserve_port() -> socket.socket:
-    """Return a socket that is bound and never listens: its port is for a daemon, which binds it as well.
-
-    As long as it is open nobody else gets the port, also while the daemon is away: no other test, and no
-    client that dials the daemon again and again (it would be connected to itself).
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
-
-
-def port_of(held: socket.socket) -> int:
-    return int(held.getsockname()[1])
-
-
-def free_port() -> int:
-    """Return a port where nobody listens."""
-    with reserve_port() as held:
-        return port_of(held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +251,7 @@ class RealNsqd(Daemon):
         self.wire.fault(kind)
 
     async def stats(self, topic: str, channel: str) -> dict[str, Any]:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with http_client() as client:
             url = f"http://127.0.0.1:{self.admin_port}/stats"
             answer = (
                 await client.get(url, params={"format": "json", "topic": topic, "channel": channel})

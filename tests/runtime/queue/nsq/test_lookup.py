@@ -12,10 +12,10 @@ import trio
 
 from runtime.queue.nsq import NsqOptions, NsqQueue
 from runtime.queue.nsq.lookup import Lookup
+from tests.ports import free_port
 from tests.runtime.queue.nsq.daemons import (
     Daemon,
     Flags,
-    free_port,
     numbers,
     open_http,
     open_lookupd,

@@ -8,7 +8,7 @@ import trio
 from runtime.queue import Queue
 from runtime.queue.nsq import NsqOptions, NsqQueue
 from schema.access import Unavailable
-from tests.runtime.queue.nsq.daemons import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
