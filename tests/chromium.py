@@ -63,9 +63,14 @@ class BrowserError(Exception):
 
 
 class Tab:
-    """One page.  Owned by its browser, which also closes it."""
+    """One page.  Owned by its browser, which also closes it.
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    Attributes:
+        target: the browser's name for it.
+    """
+
+    def __init__(self, browser: Browser, session: str, target: str) -> None:
+        self.target = target
         self._browser = browser
         self._session = session
         self._problems: list[str] = []
@@ -87,7 +92,7 @@ class Tab:
             raise BrowserError(_thrown(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    async def wait_until(self, condition: str, deadline_s: float = 5.0) -> None:
+    async def wait_until(self, condition: str, deadline_s: float = 20.0) -> None:
         """Wait until a JavaScript expression is true; asks again and again, so it survives a reload.
 
         Raises:
@@ -147,16 +152,25 @@ class Browser:
 
     async def new_tab(self, url: str = "about:blank") -> Tab:
         """Open `url` in a window of its own, with its console watched from the start."""
-        target = await self.call("Target.createTarget", url="about:blank", newWindow=True)
-        attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        target = (await self.call("Target.createTarget", url="about:blank", newWindow=True))["targetId"]
+        attached = await self.call("Target.attachToTarget", targetId=target, flatten=True)
         session = attached["sessionId"]
-        tab = self._tabs[session] = Tab(self, session)
+        tab = self._tabs[session] = Tab(self, session, target)
         for domain in ("Page", "Runtime", "Log"):
             await tab.call(f"{domain}.enable")
         if url != "about:blank":
             await tab.call("Page.navigate", url=url)
             await tab.wait_until("location.href !== 'about:blank' && document.readyState === 'complete'")
         return tab
+
+    async def close_tabs(self) -> None:
+        """Close all pages; what was red in their consoles stays known.
+
+        To be called before their server ends: otherwise those who try to come back to it complain, in time
+        to be noticed or not.
+        """
+        for tab in self._tabs.values():
+            await self.call("Target.closeTarget", targetId=tab.target)
 
     def problems(self) -> list[str]:
         """Return what nobody has taken from the tabs."""

@@ -14,7 +14,7 @@ from tests.integration.service import Service
 
 OUTAGE_S: Final = 1.0
 PAUSE_S: Final = 2.0  # shorter than a lease, and than the deadline of a push
-KEYS_WITHIN_S: Final = 15.0
+KEYS_WITHIN_S: Final = 30.0
 
 Fault = Callable[[Cluster, int], Awaitable[None]]
 """(cluster, a random number): chooses one of several by the number."""

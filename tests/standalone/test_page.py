@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +18,14 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 PATIENCE_S = 20.0
 TEXTS = "[...document.querySelectorAll('#messages .text')].map((text) => text.textContent)"
 SENDERS = "[...document.querySelectorAll('#messages .sender')].map((sender) => sender.textContent)"
+
+
+@asynccontextmanager
+async def running_for(browser: Browser, **settings: str) -> AsyncIterator[Running]:
+    """Run the system until the tabs that use it are closed."""
+    async with running(**settings) as system:
+        yield system
+        await browser.close_tabs()
 
 
 async def join(browser: Browser, system: Running, name: str, room: str = "lobby") -> Tab:
@@ -57,7 +67,7 @@ async def style_of(tab: Tab, selector: str, name: str) -> Any:
 
 
 async def test_two_tabs_chat(chromium: Browser) -> None:
-    async with running() as system:
+    async with running_for(chromium) as system:
         ann = await join(chromium, system, "ann")
         assert await text_of(ann, "#members") == "only you"
         bob = await join(chromium, system, "bob")
@@ -88,7 +98,7 @@ async def test_two_tabs_chat(chromium: Browser) -> None:
 
 
 async def test_both_tabs_see_the_same_order_whoever_speaks(chromium: Browser) -> None:
-    async with running(job__room__signal="50ms") as system:
+    async with running_for(chromium, job__room__signal="50ms") as system:
         tabs = [await join(chromium, system, name) for name in ("ann", "bob")]
         for number in range(5):
             for tab in tabs:
@@ -117,7 +127,7 @@ async def test_page_leaves_for_another_room_and_comes_back_after_a_restart(chrom
         system.drain.start()
         await system.ended.wait()
         await tab.wait_until("document.querySelector('#connection').dataset.state === 'waiting'", PATIENCE_S)
-    async with running(conn__websocket__bind=bind):
+    async with running_for(chromium, conn__websocket__bind=bind):
         await tab.wait_until("document.querySelector('#connection').dataset.state === 'joined'", PATIENCE_S)
         await say(tab, "here again")
         await wait_for_texts(tab, "anybody here?", "here again")

@@ -21,9 +21,10 @@ TEXTS = "[...document.querySelectorAll('#messages .text')].map((text) => text.te
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[FakeServer]:
+async def server(chromium: Browser) -> AsyncIterator[FakeServer]:
     async with open_fake_server(FakeServer(files=PAGE)) as server:
         yield server
+        await chromium.close_tabs()
 
 
 async def join(browser: Browser, server: FakeServer, name: str, room: str = "lobby") -> Tab:

@@ -205,8 +205,7 @@ async def test_worker_that_is_held_before_it_runs_is_settled_and_never_started(t
 async def test_worker_that_is_held_while_it_is_being_started_stops(tmp_path: Path) -> None:
     async with kept(tmp_path) as one:
         one.run()
-        await trio.testing.wait_all_tasks_blocked()
-        assert one.worker.pid is None
+        await trio.lowlevel.checkpoint()  # its process is being made, in a thread
         one.worker.hold()
     assert len(one.heard.find("worker started")) == 1
     assert one.worker.is_clean
