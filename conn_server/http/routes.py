@@ -189,14 +189,24 @@ class _Exchange(TrioASGIHTTPConnection):
     async def handle_messages(  # type: ignore[override]
         self, nursery: trio.Nursery, request: Any, receive: Any
     ) -> None:
-        is_complete = False
-        while (message := await receive())["type"] == "http.request":
-            request.body.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                request.body.set_complete()
-                is_complete = True
-        if not is_complete:
-            nursery.cancel_scope.cancel()
+        is_complete, received_bytes = False, 0
+
+        async def receive_until_complete() -> Any:
+            nonlocal is_complete, received_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                is_complete = not message.get("more_body", False)
+                received_bytes += len(message.get("body", b""))
+                if received_bytes > self.app.config["MAX_CONTENT_LENGTH"]:
+                    # quart 0.23 would look at the size at the body's end, and keep all of it until then.
+                    request.body._must_raise = RequestEntityTooLarge()
+                    request.body.set_complete()
+                    await trio.sleep_forever()  # until the response is sent, which cancels us
+            elif is_complete:
+                await trio.sleep_forever()  # the same
+            return message
+
+        await super().handle_messages(nursery, request, receive_until_complete)
 
 
 class _Application(QuartTrio):
