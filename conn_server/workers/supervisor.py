@@ -161,6 +161,7 @@ class Supervisor:
         while True:
             pid, said = await notices.receive()
             for worker in self._workers:
+                await worker.opened.wait()
                 if worker.pid == pid:
                     worker.hear(said)
                     break

@@ -42,6 +42,7 @@ class Worker:
         number: the same.
         health: what is known about it.
         settled: set when it has been ready once, or has ended for other reasons than its settings.
+        opened: set but while a process is being made, which may speak before its pid is known.
         exit_code: of the last process; None while one runs, and if none had to be stopped.
     """
 
@@ -57,6 +58,8 @@ class Worker:
         self.number = number
         self.health = Health(feed_s)
         self.settled = trio.Event()
+        self.opened = trio.Event()
+        self.opened.set()
         self.exit_code: int | None = None
         self._command = command
         self._environ = environ
@@ -129,17 +132,20 @@ class Worker:
     async def _open(self) -> trio.Process | None:
         self.exit_code = None
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.opened = trio.Event()
         try:
             with trio.CancelScope(shield=True):  # no process without an owner
                 # A session of its own: Ctrl-C in a terminal goes to us alone, and we stop in steps.
                 process = await trio.lowlevel.open_process(
                     self._command, stdin=PIPE, env=self._environ, start_new_session=True
                 )
+            self._process = process
         except OSError as exc:
             self.health.not_started()
             self._log.error("worker cannot be started", error=str(exc))
             return None
-        self._process = process
+        finally:
+            self.opened.set()
         self.health.started(trio.current_time())
         self._changed()
         self._log.info("worker started", pid=process.pid)

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from conn_server.settings import ConnSettings
 from conn_server.workers import health, worker as worker_module
+from conn_server.workers.notices import Notice, Notices
 from conn_server.workers.supervisor import Supervisor, WorkersFailed
 from runtime.failures import setup_problems
 from runtime.lifecycle import Drain
@@ -193,6 +195,31 @@ async def test_hang_up_reaches_every_worker(tmp_path: Path, monkeypatch: pytest.
         await one.ready.wait()
         one.supervisor.reload()
         await one.until(lambda: heard.count("STATUS=reloaded") == 3)
+
+
+async def test_worker_that_is_ready_before_its_pid_is_known_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine READY=1 was taken for a stranger's, and its worker never counted as ready."""
+    received = trio.Event()
+    receive, open_process = Notices.receive, trio.lowlevel.open_process
+
+    async def note(self: Notices) -> Notice:
+        notice = await receive(self)
+        received.set()
+        return notice
+
+    async def open_late(*command: Any, **options: Any) -> trio.Process:
+        process = await open_process(*command, **options)
+        await received.wait()
+        return process
+
+    monkeypatch.setattr(Notices, "receive", note)
+    monkeypatch.setattr(trio.lowlevel, "open_process", open_late)
+    async with host(tmp_path, websocket__workers=2) as one:
+        one.nursery.start_soon(one.serve)
+        await one.ready.wait()
+        assert one.supervisor.statistics().strange_notices == 0
 
 
 async def test_what_strangers_say_is_counted_and_changes_nothing(

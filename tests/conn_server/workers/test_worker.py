@@ -205,8 +205,9 @@ async def test_worker_that_is_held_before_it_runs_is_settled_and_never_started(t
 async def test_worker_that_is_held_while_it_is_being_started_stops(tmp_path: Path) -> None:
     async with kept(tmp_path) as one:
         one.run()
-        await trio.lowlevel.checkpoint()  # its process is being made, in a thread
-        one.worker.hold()
+        while one.worker.opened.is_set() and not one.changes:
+            await trio.lowlevel.checkpoint()
+        one.worker.hold()  # its process is being made, in a thread
     assert len(one.heard.find("worker started")) == 1
     assert one.worker.is_clean
 
