@@ -29,6 +29,8 @@ class Terminal:
             TextColumn("{task.fields[state]}"),
             console=console,
             transient=True,
+            # Shown when there is news, not by a thread, which would outlive the context by a moment.
+            auto_refresh=False,
         )
         self._task = self._progress.add_task("", total=1.0, state="")
 
@@ -48,7 +50,7 @@ class Terminal:
             state = f"{phase}: {sample.signed_in} signed in"
             if phase == "measuring":
                 state += f", {number(round(sample.rate))}/s"
-            self._progress.update(self._task, description=title, completed=done, state=state)
+            self._progress.update(self._task, description=title, completed=done, state=state, refresh=True)
 
         return show
 
