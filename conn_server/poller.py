@@ -72,7 +72,7 @@ def next_pace_s(pace_s: float, events: int) -> float:
 
 
 class Poller:
-    """Drives the handlers of all client sockets.  Owned by the conn server's app; dies with `run`.
+    """Drives the handlers of all client sockets, while `run` runs: its epoll begins and ends with that.
 
     Args:
         log: for handlers that fail: a defect of ours, which ends that socket alone.
@@ -84,7 +84,7 @@ class Poller:
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
-        self._epoll = select.epoll()
+        self._epoll: select.epoll
         self._handlers: list[Handler | None] = [None] * 64
         self._sockets = self._rounds = self._events = self._looks = self._failures = 0
         self.now = trio.current_time()
@@ -132,6 +132,7 @@ class Poller:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the sockets until cancelled; then all that are left are closed."""
+        self._epoll = select.epoll()
         epoll_fd, is_busy, pace_s, last_round = self._epoll.fileno(), False, PACE_S, -inf
         try:
             task_status.started()

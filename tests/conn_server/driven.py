@@ -5,6 +5,7 @@ The peer's end is the other end of a socket pair, where what is sent is there at
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ MAX_TURNS = 20_000
 
 class TurnedPoller(Poller):
     """Rounds at a test's word."""
+
+    def __init__(self) -> None:
+        super().__init__(LOG)
+        self._epoll = select.epoll()
 
     def turn(self) -> int:
         """Handle all that is ready, until nothing is; return how many events there were.
@@ -213,7 +218,7 @@ def open_door(
     max_head_bytes: int = 8192,
 ) -> Iterator[Door]:
     """Make a doorway; leaving closes all, and checks that every socket was let go."""
-    poller = TurnedPoller(LOG)
+    poller = TurnedPoller()
     wire = Wire(poller, limits or Limits(), LOG)
     doorway = Doorway(
         poller=poller,

@@ -250,22 +250,22 @@ async def test_handlers_are_swept_when_they_want_to_be(autojump_clock: trio.test
     assert all(handler.swept_at == [start + 1, start + 2, start + 3, start + 4] for handler in handlers[::2])
     assert all(handler.swept_at == [start + 1, start + 3] for handler in handlers[5::2])
     assert (handlers[3].aborts, poller.statistics().failures) == (1, 1)
-    poller._epoll.close()
 
 
 async def test_closed_handler_is_not_swept_and_its_descriptor_is_free_for_another(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    poller, start = Poller(LOG), trio.current_time()
+    start = trio.current_time()
     near, far = socket.socketpair()
     gone, new = Swept(again_s=1.0), Swept(again_s=1.0)
-    poller.add(near.fileno(), gone, deadline=start + 1)
-    poller.remove(near.fileno())
-    poller.add(near.fileno(), new, deadline=start + 2)
-    with trio.move_on_after(2.5):
-        await poller.sweep(1.0)
+    async with running() as poller:
+        poller.add(near.fileno(), gone, deadline=start + 1)
+        poller.remove(near.fileno())
+        poller.add(near.fileno(), new, deadline=start + 2)
+        with trio.move_on_after(2.5):
+            await poller.sweep(1.0)
+        poller.remove(near.fileno())
     assert (gone.swept_at, new.swept_at) == ([], [start + 2])
-    poller._epoll.close()
     near.close()
     far.close()
 
@@ -279,7 +279,6 @@ async def test_deadlines_that_begin_in_a_quiet_hour_do_not_begin_in_the_past(
     with trio.move_on_after(3600):
         await poller.sweep(1.0)
     assert trio.current_time() - poller.now <= 1.0
-    poller._epoll.close()
 
 
 def test_pace_slows_down_with_few_events_and_speeds_up_with_many() -> None:

@@ -123,10 +123,10 @@ class Crowd:
 
     async def settle(self, within_s: float = SETTLED_WITHIN_S) -> list[Missing]:
         """Wait until everybody has what was said until now, `within_s` at most; return what is missing."""
-        said_before = self.now
+        said_until = self.now
         end = trio.current_time() + within_s
         while True:
-            missing = self.ledger.missing(before=said_before)
+            missing = self.ledger.missing(until=said_until)
             if not missing or trio.current_time() > end:
                 return missing
             await trio.sleep(5 * TICK_S)

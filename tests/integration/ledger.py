@@ -103,11 +103,11 @@ class Ledger:
         """Return the sessions that are in."""
         return [session for session in self.sessions if session.left_at is None]
 
-    def missing(self, *, before: float = inf) -> list[Missing]:
-        """Return what members are owed (rule 1) of what was said `before`."""
+    def missing(self, *, until: float = inf) -> list[Missing]:
+        """Return what members are owed (rule 1) of what was said `until` then, that moment included."""
         owed: dict[str, list[Said]] = defaultdict(list)
         for said in self.accepted:
-            if said.at < before:
+            if said.at <= until:
                 owed[said.room].append(said)
         return [
             Missing(said, session.member, session.server)

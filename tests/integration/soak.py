@@ -33,6 +33,9 @@ STRETCH = 0.2
 ALLOWED = {"memory, KB": (0.03, 1024.0), "files": (0.0, 4.0), "threads": (0.0, 2.0), "tasks": (0.0, 8.0)}
 """What may be more at the end: a share of it, and that much besides."""
 
+SHOWN = 10
+"""Of what is missing, for whoever looks for the reason."""
+
 Series = dict[tuple[str, str], list[float]]
 """(service, what) -> samples."""
 
@@ -94,9 +97,11 @@ def judge_books(crowd: Crowd) -> bool:
     """Print the books, and return whether they are in order: nothing has gone wrong here."""
     ledger = crowd.ledger
     refused = len(ledger.said) - len(ledger.accepted)
-    missing, repeated, disorder = len(ledger.missing()), ledger.repeated(), ledger.disorder()
-    print(f"said {len(ledger.said)}, not accepted {refused}, missing {missing}, ", end="")
+    missing, repeated, disorder = ledger.missing(), ledger.repeated(), ledger.disorder()
+    print(f"said {len(ledger.said)}, not accepted {refused}, missing {len(missing)}, ", end="")
     print(f"heard once more {repeated}, in another order {disorder}")
+    for gap in missing[:SHOWN]:
+        print(f"missing at {gap.member} (conn {gap.server}): {gap.said}")
     return not (refused or missing or repeated or disorder)
 
 

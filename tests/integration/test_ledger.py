@@ -32,7 +32,8 @@ def test_what_was_accepted_and_not_heard_is_missing() -> None:
     ledger, _ = books([0, 1, 3], [0, 1, 2, 3])
     (missing,) = ledger.missing()
     assert (missing.said.number, missing.member) == (2, "member 0")
-    assert ledger.missing(before=3.0) == []
+    assert ledger.missing(until=2.9) == []
+    assert ledger.missing(until=3.0) == [missing]  # the clock stands still between two ticks
 
 
 def test_nothing_is_owed_of_what_was_not_accepted() -> None:
