@@ -98,7 +98,7 @@ async def serve(
         metrics.register("logic", links.statistics, gauges=LogicLinks.GAUGES)
         port = make_port(settings, links, tokens, metrics, log)
         service = ConnService(port.broadcaster)
-        metrics.register("pushes", service.statistics)
+        metrics.register("pushes", service.statistics, gauges=("streams",))
         serving.start_soon(watch_links, links, readiness)
         async with trio.open_nursery() as pushes:
             server = await pushes.start(serve_with_health, service, SERVICE, registration.listen_address, tls)

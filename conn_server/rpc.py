@@ -25,10 +25,11 @@ from conn_server.links import LogicLinks, LogicOptions
 from runtime.discovery import Peers
 from runtime.rpc.channel import Backoff, Channel, open_channel
 from runtime.rpc.errors import RpcError, Status, unavailable
+from runtime.rpc.handling import stopping_of
 from schema.access import NO_ROOM_OR_DATA, Code, Grant, Refused, Unavailable
 from schema.message import Malformed, Push
 from schema.proto.conn_grpc import ConnBase
-from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq
+from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq, DeliverReply, DeliverRequest
 from schema.proto.logic_grpc import LogicStub
 from schema.proto.logic_pb2 import AuthReq, LinkReply, LinkRequest
 
@@ -51,8 +52,11 @@ class Broadcasts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnServiceStatistics:
-    """Pushes that job workers sent, and those that were none."""
+    """Streams of job workers that are open; pushes that job workers sent, in how many requests and calls,
+    and those that were none."""
 
+    streams: int
+    requests: int
     pushes: int
     malformed: int
 
@@ -62,8 +66,40 @@ class ConnService(ConnBase):
 
     def __init__(self, broadcaster: Broadcasts) -> None:
         self._broadcaster = broadcaster
-        self._pushes = 0
-        self._malformed = 0
+        self._streams = self._requests = self._pushes = self._malformed = 0
+
+    async def Deliver(self, stream: Stream[DeliverRequest, DeliverReply]) -> None:
+        """Send pushes to the members here, one after the other, until the job worker or a drain ends it.
+
+        Each is answered when it has been handed to all members; what is not answered may have been.  A job
+        worker that sends faster than members can be sent to is held back by HTTP/2's flow control.
+        """
+        self._streams += 1
+        try:
+            await stream.send_message(DeliverReply(open=True))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_end_with, stopping_of(stream), nursery.cancel_scope)
+                while (request := await stream.recv_message()) is not None:
+                    await stream.send_message(await self._deliver(request))
+                nursery.cancel_scope.cancel()
+        finally:
+            self._streams -= 1
+
+    async def _deliver(self, request: DeliverRequest) -> DeliverReply:
+        reply, taken = DeliverReply(), []
+        self._requests += 1
+        for batch in request.batches:
+            try:
+                push = Push.decode(batch.push)
+            except Malformed as problem:
+                self._malformed += 1
+                reply.refused.add(number=batch.number, text=str(problem))
+                continue
+            self._pushes += 1
+            await self._broadcaster.broadcast(push)
+            taken.append(batch.number)
+        reply.taken.extend(taken)
+        return reply
 
     async def BroadcastRoom(self, stream: Stream[BroadcastRoomReq, BroadcastRoomReply]) -> None:
         """Send one push to the room's members here; answer when it has been handed to all of them.
@@ -72,6 +108,7 @@ class ConnService(ConnBase):
             RpcError: UNKNOWN with the Go system's text where it has no room or no data.
         """
         request = await stream.recv_message()
+        self._requests += 1
         try:
             push = Push.of(request or BroadcastRoomReq())
         except Malformed as problem:
@@ -83,7 +120,12 @@ class ConnService(ConnBase):
 
     def statistics(self) -> ConnServiceStatistics:
         """Return the counts since the start."""
-        return ConnServiceStatistics(self._pushes, self._malformed)
+        return ConnServiceStatistics(self._streams, self._requests, self._pushes, self._malformed)
+
+
+async def _end_with(stopping: trio.Event, scope: trio.CancelScope) -> None:
+    await stopping.wait()
+    scope.cancel()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ serve
  `- discovery, open_worker (worker.py)
      |- links
      |   |- readiness
-     |   `- one per conn server: a channel and its lane, opened and closed together
+     |   `- one per conn server: a channel, its stream and its lane, opened and closed together
      `- announced                            withdrawn first on drain; then consumers stop, feeds flush,
                                              lanes empty, FIN; the rest goes back to the queue
 """
@@ -185,7 +185,8 @@ async def run_link(address: str, link: Link, linking: Linking) -> None:
                 open_channel(address, tls=tls, server_name=server_name) as channel,
                 trio.open_nursery() as nursery,
             ):
-                server = RemoteConn(channel, lane_settings.call_timeout_s)
+                server = RemoteConn(channel, lane_settings.call_timeout_s, linking.log)
+                nursery.start_soon(server.run)
                 lane = await nursery.start(linking.worker.run_lane, address, server)
                 labels = {"conn": address}
                 gauges = ("batches", "held_bytes", "detached", "slow")

@@ -18,6 +18,10 @@ class ConnBase(abc.ABC):
     async def BroadcastRoom(self, stream: 'grpclib.server.Stream[schema.proto.conn_pb2.BroadcastRoomReq, schema.proto.conn_pb2.BroadcastRoomReply]') -> None:
         pass
 
+    @abc.abstractmethod
+    async def Deliver(self, stream: 'grpclib.server.Stream[schema.proto.conn_pb2.DeliverRequest, schema.proto.conn_pb2.DeliverReply]') -> None:
+        pass
+
     def __mapping__(self) -> typing.Dict[str, grpclib.const.Handler]:
         return {
             '/conn.Conn/BroadcastRoom': grpclib.const.Handler(
@@ -25,6 +29,12 @@ class ConnBase(abc.ABC):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 schema.proto.conn_pb2.BroadcastRoomReq,
                 schema.proto.conn_pb2.BroadcastRoomReply,
+            ),
+            '/conn.Conn/Deliver': grpclib.const.Handler(
+                self.Deliver,
+                grpclib.const.Cardinality.STREAM_STREAM,
+                schema.proto.conn_pb2.DeliverRequest,
+                schema.proto.conn_pb2.DeliverReply,
             ),
         }
 
@@ -37,4 +47,10 @@ class ConnStub:
             '/conn.Conn/BroadcastRoom',
             schema.proto.conn_pb2.BroadcastRoomReq,
             schema.proto.conn_pb2.BroadcastRoomReply,
+        )
+        self.Deliver = grpclib.client.StreamStreamMethod(
+            channel,
+            '/conn.Conn/Deliver',
+            schema.proto.conn_pb2.DeliverRequest,
+            schema.proto.conn_pb2.DeliverReply,
         )

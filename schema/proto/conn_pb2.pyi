@@ -134,3 +134,33 @@ class Item(_message.Message):
 class BroadcastRoomReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class DeliverRequest(_message.Message):
+    __slots__ = ("batches",)
+    class Batch(_message.Message):
+        __slots__ = ("number", "push")
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        PUSH_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        push: bytes
+        def __init__(self, number: _Optional[int] = ..., push: _Optional[bytes] = ...) -> None: ...
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    batches: _containers.RepeatedCompositeFieldContainer[DeliverRequest.Batch]
+    def __init__(self, batches: _Optional[_Iterable[_Union[DeliverRequest.Batch, _Mapping]]] = ...) -> None: ...
+
+class DeliverReply(_message.Message):
+    __slots__ = ("open", "taken", "refused")
+    class Refused(_message.Message):
+        __slots__ = ("number", "text")
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        text: str
+        def __init__(self, number: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    open: bool
+    taken: _containers.RepeatedScalarFieldContainer[int]
+    refused: _containers.RepeatedCompositeFieldContainer[DeliverReply.Refused]
+    def __init__(self, open: _Optional[bool] = ..., taken: _Optional[_Iterable[int]] = ..., refused: _Optional[_Iterable[_Union[DeliverReply.Refused, _Mapping]]] = ...) -> None: ...

@@ -22,9 +22,10 @@ from runtime.rpc.channel import open_channel
 from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.tls import client_tls, server_tls
 from schema.access import BAD_SEGMENTS, NO_ROOM_OR_DATA, Code, Grant, Refused, Unavailable
+from schema.batch import pack, unpack
 from schema.message import Item, Level, Message, Push
 from schema.proto.conn_grpc import ConnStub
-from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq
+from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq, DeliverReply, DeliverRequest
 from schema.proto.logic_grpc import LogicBase
 from schema.proto.logic_pb2 import AuthReply, AuthReq, LinkReply, LinkRequest
 from tests.conn_server.logic_nodes import OPTIONS, FakePeers, linked, nodes
@@ -107,6 +108,93 @@ async def test_go_job_worker_pushes_and_is_refused_in_its_own_words() -> None:
         ("lobby", 3_000_000),
     ]
     assert (service.statistics().pushes, service.statistics().malformed) == (2, 2)
+
+
+def deliver_request(*pushes: Push, first: int = 1) -> DeliverRequest:
+    request = DeliverRequest()
+    for number, push in enumerate(pushes, first):
+        request.batches.add(number=number, push=push.encode())
+    return request
+
+
+def said(text: bytes, room: str = "lobby") -> Push:
+    return Push(room, Level.NORMAL, pack([text]), (Item("ann", 5, b"id"),))
+
+
+async def test_pushes_of_a_stream_are_broadcast_in_order_and_each_is_answered() -> None:
+    broadcaster = FakeBroadcaster()
+    service = ConnService(broadcaster)
+    pushes = [said(b"%d" % number) for number in range(6)]
+    async with (
+        serving([service], limits=LIMITS) as server,
+        open_channel(server.addresses[0], limits=LIMITS) as channel,
+        ConnStub(channel).Deliver.open() as stream,
+    ):
+        await stream.send_request()
+        assert await stream.recv_message() == DeliverReply(open=True)
+        await stream.send_message(deliver_request(*pushes[:2]))
+        request = deliver_request(*pushes[2:5], first=3)
+        request.batches.add(number=6, push=b"nonsense")
+        request.batches.add(number=7, push=BroadcastRoomReq(roomID="lobby").SerializeToString())
+        request.batches.add(number=8, push=pushes[5].encode())
+        await stream.send_message(request)
+        first, second = await stream.recv_message(), await stream.recv_message()
+        assert service.statistics().streams == 1
+        await stream.end()
+        assert await stream.recv_message() is None
+    assert first == DeliverReply(taken=[1, 2])
+    assert second is not None
+    assert second.taken == [3, 4, 5, 8]
+    assert [refused.number for refused in second.refused] == [6, 7]
+    assert second.refused[1].text == NO_ROOM_OR_DATA
+    assert broadcaster.pushes == pushes
+    counted = service.statistics()
+    assert (counted.streams, counted.requests, counted.pushes, counted.malformed) == (0, 2, 6, 2)
+
+
+async def test_nothing_is_answered_before_it_is_broadcast() -> None:
+    broadcaster = FakeBroadcaster()
+    broadcaster.gate = trio.Event()
+    async with (
+        serving([ConnService(broadcaster)], limits=LIMITS) as server,
+        open_channel(server.addresses[0], limits=LIMITS) as channel,
+        ConnStub(channel).Deliver.open() as stream,
+    ):
+        await stream.send_request()
+        await stream.recv_message()
+        await stream.send_message(deliver_request(said(b"1")))
+        with trio.move_on_after(0.1) as waiting:
+            await stream.recv_message()
+        assert waiting.cancelled_caught
+        broadcaster.gate.set()
+        assert await stream.recv_message() == DeliverReply(taken=[1])
+
+
+async def test_stream_ends_at_once_when_the_conn_server_drains() -> None:
+    service = ConnService(FakeBroadcaster())
+    async with (
+        serving([service], limits=LIMITS) as server,
+        open_channel(server.addresses[0], limits=LIMITS) as channel,
+        ConnStub(channel).Deliver.open() as stream,
+    ):
+        await stream.send_request()
+        await stream.recv_message()
+        server.drain(grace_s=30)
+        with trio.fail_after(5):
+            assert await stream.recv_message() is None
+            await until(lambda: service.statistics().streams == 0)
+
+
+async def test_job_worker_on_c_core_delivers_over_a_stream() -> None:
+    broadcaster = FakeBroadcaster()
+    service = ConnService(broadcaster)
+    async with serving([service], limits=LIMITS) as server:
+        command = [sys.executable, str(PEERS / "job.py"), server.addresses[0]]
+        with trio.fail_after(20):
+            done = await trio.run_process(command, capture_stdout=True, env=ENVIRONMENT)
+        await until(lambda: server.statistics().in_flight == 0)
+    assert json.loads(done.stdout) == {"open": True, "taken": 300, "refused": [301], "status": "OK"}
+    assert [int(next(unpack(push.body))) for push in broadcaster.pushes] == list(range(1, 301))
 
 
 # -- links

@@ -1,25 +1,30 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from job_worker.delivery import Lanes
 from job_worker.merge import push_of
 from job_worker.rpc import RemoteConn
 from job_worker.settings import Lane
+from job_worker.stream import MAX_REQUEST_BYTES, DeliverStream
 from runtime.rpc.channel import open_channel
 from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.server import RpcServer, serve_rpc
 from schema.access import Refused, Unavailable
 from schema.message import Level, Push
 from schema.proto.conn_grpc import ConnBase
-from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq
+from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq, DeliverReply, DeliverRequest
 from tests.job_worker.fakes import LOG, message, numbers
 from tests.job_worker.test_feed import Said
+from tests.runtime.rpc.probe import LIMITS
 
 if TYPE_CHECKING:
     from grpclib.server import Stream
@@ -30,13 +35,29 @@ FREE = "127.0.0.1:0"
 
 
 class RecordingConn(ConnBase):
-    """A conn server that remembers what it was sent."""
+    """A conn server that remembers what it was sent.
 
-    def __init__(self) -> None:
+    Args:
+        is_go: it has no Deliver.
+
+    Attributes:
+        requests: pushes that it took.
+        error: that it answers calls with, if it has no Deliver.
+        refused: text with which it refuses pushes, if any.
+        stalls: it reads, and answers nothing.
+        batches: of each Deliver request.
+        streams: that were opened.
+    """
+
+    def __init__(self, *, is_go: bool = False) -> None:
+        self.is_go = is_go
         self.requests: list[BroadcastRoomReq] = []
         self.error: RpcError | None = None
+        self.refused = ""
         self.stalls = False
         self.received = trio.Event()
+        self.batches: list[int] = []
+        self.streams = 0
 
     async def BroadcastRoom(self, stream: Stream[BroadcastRoomReq, BroadcastRoomReply]) -> None:  # noqa: N802
         request = await stream.recv_message()
@@ -48,6 +69,25 @@ class RecordingConn(ConnBase):
         self.requests.append(request)
         self.received.set()
         await stream.send_message(BroadcastRoomReply())
+
+    async def Deliver(self, stream: Stream[DeliverRequest, DeliverReply]) -> None:  # noqa: N802
+        if self.is_go:
+            raise RpcError(Status.UNIMPLEMENTED, "unknown method Deliver")
+        self.streams += 1
+        await stream.send_message(DeliverReply(open=True))
+        while (request := await stream.recv_message()) is not None:
+            self.batches.append(len(request.batches))
+            self.received.set()
+            if self.stalls:
+                await trio.sleep_forever()
+            reply = DeliverReply()
+            for batch in request.batches:
+                if self.refused:
+                    reply.refused.add(number=batch.number, text=self.refused)
+                else:
+                    self.requests.append(BroadcastRoomReq.FromString(batch.push))
+                    reply.taken.append(batch.number)
+            await stream.send_message(reply)
 
     def numbers(self, room: str) -> list[int]:
         pushes = [Push.of(request) for request in self.requests if request.roomID == room]
@@ -65,14 +105,54 @@ async def serve_conn(
     return server
 
 
-async def test_push_arrives_with_all_it_has(nursery: trio.Nursery) -> None:
-    conn = RecordingConn()
-    server = await serve_conn(nursery, conn)
-    async with open_channel(server.addresses[0]) as channel:
-        await RemoteConn(channel, 3.0).broadcast(push(1, 2))
-        await RemoteConn(channel, 3.0).broadcast(push(3, level=Level.IMPORTANT))
+@asynccontextmanager
+async def reaching(conn: RecordingConn, *, timeout_s: float = 3.0) -> AsyncIterator[RemoteConn]:
+    """Serve `conn` and open the way to it."""
+    async with trio.open_nursery() as nursery:
+        server = await serve_conn(nursery, conn)
+        async with open_channel(server.addresses[0], limits=LIMITS) as channel, trio.open_nursery() as way:
+            remote = RemoteConn(channel, timeout_s, LOG, LIMITS)
+            way.start_soon(remote.run)
+            yield remote
+            way.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+GO = pytest.mark.parametrize("is_go", [False, True], ids=["ours", "Go"])
+
+
+@GO
+async def test_push_arrives_with_all_it_has(is_go: bool) -> None:
+    conn = RecordingConn(is_go=is_go)
+    async with reaching(conn) as remote:
+        await remote.broadcast(push(1, 2))
+        await remote.broadcast(push(3, level=Level.IMPORTANT))
     assert [Push.of(request) for request in conn.requests] == [push(1, 2), push(3, level=Level.IMPORTANT)]
-    nursery.cancel_scope.cancel()
+    assert conn.streams == (not is_go)
+
+
+async def test_pushes_that_gather_share_requests_and_keep_their_order() -> None:
+    conn = RecordingConn()
+    async with reaching(conn) as remote:
+        await remote.broadcast(push(0))
+        async with trio.open_nursery() as callers:
+            for number in range(1, 65):
+                callers.start_soon(remote.broadcast, push(number))
+                await trio.testing.wait_all_tasks_blocked()
+    assert conn.numbers("大厅") == list(range(65))
+    assert (sum(conn.batches), conn.streams) == (65, 1)
+
+
+async def test_request_is_bounded_whatever_has_gathered() -> None:
+    conn = RecordingConn()
+    large = Push("lobby", Level.NORMAL, b"x" * (MAX_REQUEST_BYTES // 2))
+    async with reaching(conn) as remote:
+        await remote.broadcast(push(0))
+        async with trio.open_nursery() as callers:
+            for _ in range(9):
+                callers.start_soon(remote.broadcast, large)
+    assert len(conn.requests) == 10
+    assert max(conn.batches) <= 2
 
 
 @pytest.mark.parametrize(
@@ -86,30 +166,149 @@ async def test_push_arrives_with_all_it_has(nursery: trio.Nursery) -> None:
         (Status.INVALID_ARGUMENT, Refused),
     ],
 )
-async def test_status_says_whether_to_try_again(
-    nursery: trio.Nursery, status: Status, expected: type[Exception]
+async def test_status_of_a_go_conn_server_says_whether_to_try_again(
+    status: Status, expected: type[Exception]
 ) -> None:
-    conn = RecordingConn()
+    conn = RecordingConn(is_go=True)
     conn.error = RpcError(status, "why")
-    server = await serve_conn(nursery, conn)
-    async with open_channel(server.addresses[0]) as channel:
+    async with reaching(conn) as remote:
         with pytest.raises(expected, match="why"):
-            await RemoteConn(channel, 3.0).broadcast(push(1))
-    nursery.cancel_scope.cancel()
+            await remote.broadcast(push(1))
 
 
-async def test_conn_server_that_does_not_answer_in_time_is_unavailable(nursery: trio.Nursery) -> None:
+async def test_what_is_refused_is_told_with_its_reason_and_the_stream_goes_on() -> None:
+    conn = RecordingConn()
+    conn.refused = "缺少roomID或data参数"
+    async with reaching(conn) as remote:
+        with pytest.raises(Refused, match="缺少roomID或data参数"):
+            await remote.broadcast(push(1))
+        conn.refused = ""
+        await remote.broadcast(push(2))
+    assert (conn.numbers("大厅"), conn.streams) == ([2], 1)
+
+
+async def test_go_conn_server_that_does_not_answer_in_time_is_unavailable() -> None:
+    conn = RecordingConn(is_go=True)
+    conn.stalls = True
+    async with reaching(conn, timeout_s=0.1) as remote:
+        with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
+            await remote.broadcast(push(1))
+
+
+async def test_stream_that_does_not_answer_in_time_is_given_up_and_opened_again() -> None:
+    """What is tried again on the same stream would follow a first copy, and be heard twice."""
     conn = RecordingConn()
     conn.stalls = True
-    server = await serve_conn(nursery, conn)
-    async with open_channel(server.addresses[0]) as channel:
-        with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
-            await RemoteConn(channel, 0.1).broadcast(push(1))
+    others: list[str] = []
+
+    async def fail() -> None:
+        with pytest.raises(Unavailable, match="no answer in time"):
+            await remote.broadcast(push(2))
+        others.append("told")
+
+    async with reaching(conn) as remote, trio.open_nursery() as nursery:
+        with trio.move_on_after(0.3) as waiting:
+            nursery.start_soon(fail)
+            await remote.broadcast(push(1))
+        assert waiting.cancelled_caught
+        conn.stalls = False
+        await until_taken(remote, push(1))
+    assert (conn.numbers("大厅"), conn.streams, others) == ([1], 2, ["told"])
+
+
+class SlowCall:
+    """A Deliver call of a peer that takes requests one at a time, when the test says so."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[int]] = []
+        self._credit = trio.Semaphore(0)
+
+    def take_one(self) -> None:
+        self._credit.release()
+
+    async def send_message(self, request: DeliverRequest) -> None:
+        await self._credit.acquire()
+        self.sent.append([number for each in request.batches for number in numbers(Push.decode(each.push))])
+
+    async def recv_message(self) -> None:
+        await trio.sleep_forever()
+
+
+async def test_push_that_is_cancelled_before_it_leaves_never_does(nursery: trio.Nursery) -> None:
+    call, leaving = SlowCall(), trio.CancelScope()
+    stream = DeliverStream(call)
+
+    async def leave() -> None:
+        with leaving:
+            await stream.push(push(2))
+
+    nursery.start_soon(stream.run)
+    for begin in (partial(stream.push, push(0)), partial(stream.push, push(1)), leave):
+        nursery.start_soon(begin)
+        await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(stream.push, push(3))
+    leaving.cancel()
+    for _ in range(2):
+        await trio.testing.wait_all_tasks_blocked()
+        call.take_one()
+    await trio.testing.wait_all_tasks_blocked()
+    assert call.sent == [[0], [1, 3]]
     nursery.cancel_scope.cancel()
 
 
-async def test_lane_over_a_real_link_keeps_order_and_survives_a_restart(nursery: trio.Nursery) -> None:
-    first, second = RecordingConn(), RecordingConn()
+async def test_without_a_way_a_push_waits_for_one_and_says_why_there_is_none(nursery: trio.Nursery) -> None:
+    conn = RecordingConn()
+    server = await serve_conn(nursery, conn)
+    address = server.addresses[0]
+    async with open_channel(address, limits=LIMITS) as channel, trio.open_nursery() as way:
+        remote = RemoteConn(channel, 0.5, LOG, LIMITS)
+        way.start_soon(remote.run)
+        await remote.broadcast(push(1))
+        server.drain(grace_s=0)
+        with trio.fail_after(5):
+            while (problem := await problem_of(remote, push(2))) is None:
+                pass
+        assert problem
+        back = RecordingConn()
+        async with trio.open_nursery() as callers:
+            callers.start_soon(until_taken, remote, push(3))
+            await serve_conn(nursery, back, address)
+        way.cancel_scope.cancel()
+    assert back.numbers("大厅") == [3]
+    nursery.cancel_scope.cancel()
+
+
+async def problem_of(remote: RemoteConn, batch: Push) -> str | None:
+    try:
+        await remote.broadcast(batch)
+    except Unavailable as error:
+        return error.text
+    return None
+
+
+async def until_taken(remote: RemoteConn, batch: Push) -> None:
+    with trio.fail_after(5):
+        while True:
+            with suppress(Unavailable):
+                return await remote.broadcast(batch)
+
+
+async def test_peer_that_opens_the_stream_with_something_else_is_not_taken_for_a_conn_server() -> None:
+    class Odd(RecordingConn):
+        async def Deliver(self, stream: Stream[DeliverRequest, DeliverReply]) -> None:  # noqa: N802
+            await stream.send_message(DeliverReply(taken=[1]))
+            await trio.sleep_forever()
+
+    async with reaching(Odd(), timeout_s=0.3) as remote:
+        with pytest.raises(Unavailable, match="begins without its opening"):
+            await remote.broadcast(push(1))
+
+
+@GO
+async def test_lane_over_a_real_link_keeps_order_and_survives_a_restart(
+    nursery: trio.Nursery, is_go: bool
+) -> None:
+    first, second = RecordingConn(is_go=is_go), RecordingConn(is_go=is_go)
     server = await serve_conn(nursery, first)
     address = server.addresses[0]
     told: dict[int, bool] = {}
@@ -125,7 +324,9 @@ async def test_lane_over_a_real_link_keeps_order_and_survives_a_restart(nursery:
 
     async with trio.open_nursery() as links:
         channel = await links.start(run_channel, address)
-        await links.start(lanes.run_lane, address, RemoteConn(channel, 1.0))
+        remote = RemoteConn(channel, 1.0, LOG, LIMITS)
+        links.start_soon(remote.run)
+        await links.start(lanes.run_lane, address, remote)
         for name in range(50):
             hand_over(name)
         await until_told(50)
@@ -144,6 +345,6 @@ async def test_lane_over_a_real_link_keeps_order_and_survives_a_restart(nursery:
 
 
 async def run_channel(address: str, *, task_status: trio.TaskStatus[object]) -> None:
-    async with open_channel(address) as channel:
+    async with open_channel(address, limits=LIMITS) as channel:
         task_status.started(channel)
         await trio.sleep_forever()
