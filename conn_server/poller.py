@@ -33,8 +33,8 @@ ROUND_EVENTS: Final = 256
 PACE_S: Final = 0.0005
 LONGEST_PACE_S: Final = 0.002
 """Between two looks while there is traffic: the shortest, and the longest."""
-_FEW_EVENTS: Final = 8
-_MANY_EVENTS: Final = 32
+_FEW_EVENTS: Final = 32
+_MANY_EVENTS: Final = 128
 SWEEP_CHUNK: Final = 256
 
 

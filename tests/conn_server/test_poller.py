@@ -283,6 +283,6 @@ async def test_deadlines_that_begin_in_a_quiet_hour_do_not_begin_in_the_past(
 
 def test_pace_slows_down_with_few_events_and_speeds_up_with_many() -> None:
     paces = [PACE_S]
-    for events in (1, 1, 1, 20, 100, 100, 100):
+    for events in (1, 1, 1, 60, 200, 200, 200):
         paces.append(next_pace_s(paces[-1], events))
     assert [round(pace / PACE_S) for pace in paces] == [1, 2, 4, 4, 4, 2, 1, 1]
