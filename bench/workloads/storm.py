@@ -15,7 +15,7 @@ from typing import Final
 from bench.beater import Beater
 from bench.engine import Engine
 from bench.opening import close_all, give_up, numbers_of, open_all
-from bench.pacing import PORTION, OpenLoop
+from bench.pacing import OpenLoop
 from bench.plan import Window
 from bench.poller import NEVER, Pace, no_pace
 from bench.schedule import NS, share
@@ -23,6 +23,8 @@ from bench.user import State, User
 
 RETRY_S: Final = 1.0
 QUIET_SHARE: Final = 3
+_PORTION: Final = 8
+"""Newcomers that connect between two looks at the residents; 0.1 ms each, by which heartbeats are late."""
 
 
 class Newcomer(User):
@@ -120,7 +122,7 @@ class Storm:
     def _newcomers_pace(self, now: int) -> int:
         if now < self._moment_ns:
             return self._moment_ns
-        for user in self._newcomers[self._next : self._next + PORTION]:
+        for user in self._newcomers[self._next : self._next + _PORTION]:
             self._next += 1
             user.start(self._moment_ns)
         if self._next < len(self._newcomers):
