@@ -1,10 +1,14 @@
 """The client port: accepts sockets, gives each a place, and starts what serves it.
 
-    accept ──▶ Opening (poller) ──upgraded──▶ Client + Connection, one task in the clients nursery
-                    ▲    └──────handed over─▶ HTTP, one task in the same nursery
-                    └───────a later upgrade on a kept connection
+    accept ──▶ held ──▶ Opening (poller) ──upgraded──▶ Client + Connection, one task in the clients nursery
+                             ▲    └──────handed over─▶ HTTP, one task in the same nursery
+                             └───────a later upgrade on a kept connection
 
 Nothing here decides about a request or a frame.
+
+A storm of reconnecting clients must not keep those that are signed in waiting: `acceptRate` of them a second
+are read, the rest is held.  Left in the kernel's backlog, those that do not fit into it would try again after
+1, 3, 7 and 15 s, as TCP does, all of them in the same moment, and be late when there is room for them.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -45,8 +50,10 @@ class Http(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatistics:
-    """Refused sockets that are open now; accepted, and not accepted for want of files, since the start."""
+    """Sockets that wait for their turn, and refused ones that are open, now; accepted, closed without an
+    answer, and not accepted for want of files, since the start."""
 
+    held: int
     refusals: int
     accepted: int
     unanswered: int
@@ -89,23 +96,17 @@ class Listener:
             max_head_bytes=settings.max_head_bytes,
             close_timeout_s=settings.close_timeout_s,
         )
+        self._held: deque[tuple[socket.socket, str]] = deque()  # each with its place, which bounds them
+        self._holds = trio.Event()  # replaced when set
         self._refusals = self._accepted = self._unanswered = self._overloads = 0
 
     async def accept(self, listener: socket.socket) -> None:
-        """Accept from one listening socket until cancelled; the socket is the caller's.
-
-        At most `acceptRate` a second are taken, the rest wait in the kernel's backlog: a storm of
-        reconnecting clients must not keep those that are signed in waiting.
-        """
+        """Accept from one listening socket until cancelled; the socket is the caller's."""
         poller = self._wire.poller
         while True:
             await trio.lowlevel.wait_readable(listener)
             poller.now = trio.current_time()
             for _ in range(_ROUND_ACCEPTS):
-                wait_s = self._pace.wait_s(poller.now)
-                if wait_s:
-                    await trio.sleep(wait_s)
-                    break
                 try:
                     sock, peer = listener.accept()
                 except BlockingIOError:
@@ -116,26 +117,58 @@ class Listener:
                         await trio.sleep(_OVERLOAD_PAUSE_S)
                     break
                 self._accepted += 1
-                self._pace.admit(poller.now)
-                self._open(sock, peer[0].removeprefix("::ffff:"))  # IPv4 on an IPv6 socket
+                self._take(sock, peer[0].removeprefix("::ffff:"))  # IPv4 on an IPv6 socket
+
+    async def open_held(self) -> None:
+        """Open `acceptRate` of those that are held a second, until cancelled; then close the rest."""
+        poller = self._wire.poller
+        try:
+            while True:
+                while self._held:
+                    wait_s = self._pace.wait_s(trio.current_time())
+                    if wait_s:
+                        await trio.sleep(wait_s)
+                    else:
+                        await trio.lowlevel.checkpoint()
+                    poller.now = trio.current_time()
+                    self._pace.admit(poller.now)
+                    self._open(*self._held.popleft())
+                await self._holds.wait()
+                self._holds = trio.Event()
+        finally:
+            for sock, place in self._held:
+                self._unanswered += 1
+                sock.close()
+                self._node.admission.leave(place)
+            self._held.clear()
 
     def statistics(self) -> ListenerStatistics:
         """Return what there is now and was so far."""
-        return ListenerStatistics(self._refusals, self._accepted, self._unanswered, self._overloads)
+        return ListenerStatistics(
+            len(self._held), self._refusals, self._accepted, self._unanswered, self._overloads
+        )
 
-    def _open(self, sock: socket.socket, address: str) -> None:
-        """Give a new socket its place and its opening, or what it is refused with."""
-        place: str | None = None
-        refusal: Rejection | None = None
+    def _take(self, sock: socket.socket, address: str) -> None:
+        """Give a new socket its place, and its opening when it is its turn; or what it is refused with."""
         try:
             place = self._node.admission.enter(address)
         except Full as full:
-            refusal = Rejection.of_full(full)
             if self._refusals >= _MAX_REFUSALS:
                 self._unanswered += 1
                 sock.close()
-                return
-            self._refusals += 1
+            else:
+                self._refusals += 1
+                self._open(sock, None, Rejection.of_full(full))
+            return
+        if self._held or self._pace.wait_s(self._wire.poller.now):
+            self._held.append((sock, place))
+            self._holds.set()
+        else:
+            self._pace.admit(self._wire.poller.now)
+            self._open(sock, place)
+
+    def _open(self, sock: socket.socket, place: str | None, refusal: Rejection | None = None) -> None:
+        """Let the poller drive the opening of a socket; without a place it is refused."""
         try:
             sock.settimeout(0)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

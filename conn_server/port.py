@@ -3,7 +3,7 @@
 serve_port
  |- poller.run, poller.sweep           all client sockets; end last
  `- clients                            deadline := the drain's, once it has begun
-     |- listener.accept                one per listening socket; stops first
+     |- listener.accept                one per listening socket, and open_held for all; they stop first
      |- client.run                     one per client
      `- HTTP                           one per connection that is no WebSocket
 """
@@ -91,6 +91,7 @@ class ClientPort:
                     )
                     self._register(metrics, listener)
                     async with trio.open_nursery() as accepting:
+                        accepting.start_soon(listener.open_held)
                         for sock in sockets:
                             accepting.start_soon(listener.accept, sock)
                         task_status.started()
@@ -124,5 +125,5 @@ class ClientPort:
         metrics.register("rooms", self._node.rooms.statistics, gauges=("rooms", "memberships"))
         metrics.register("admission", self._node.admission.statistics, gauges=("connections", "addresses"))
         metrics.register("openings", listener.doorway.statistics)
-        metrics.register("listener", listener.statistics, gauges=("refusals",))
+        metrics.register("listener", listener.statistics, gauges=("held", "refusals"))
         metrics.register("broadcast", self.broadcaster.statistics)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import resource
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from schema.envelope import HEARTBEAT, PONG
 from tests.conn_server.conftest import Tls
@@ -122,16 +121,56 @@ async def test_silent_connection_is_closed_after_the_head_timeout() -> None:
         assert served.is_empty
 
 
-async def test_pace_lets_the_burst_in_at_once_and_keeps_the_rest_in_the_backlog() -> None:
+async def test_pace_lets_the_burst_in_at_once_and_holds_the_rest() -> None:
     async with serving(accept_rate=50.0, accept_burst=3) as served:
         start = trio.current_time()
         for _ in range(8):
-            await served.raw()
-        await served.until(lambda: places(served) >= 3)
-        await wait_all_tasks_blocked()
-        assert places(served) <= 3 + (trio.current_time() - start) * 50
-        await served.until(lambda: places(served) == 8)
+            stream = await served.raw()
+            await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await served.until(lambda: served.number("listener_accepted_total") == 8)
+        assert len(served.http.received) <= 3 + (trio.current_time() - start) * 50
+        assert served.number("listener_held") <= 5
+        await served.until(lambda: len(served.http.received) == 8)
         assert trio.current_time() - start >= 4 / 50
+        assert served.number("listener_held") == 0
+
+
+async def test_held_clients_keep_their_turn() -> None:
+    async with serving(accept_rate=50.0, accept_burst=1) as served:
+        for number in range(5):
+            stream = await served.raw()
+            await stream.send_all(b"GET /%d HTTP/1.1\r\n\r\n" % number)
+        await served.until(lambda: len(served.http.received) == 5)
+        assert [head.split()[1] for head in served.http.received] == [b"/%d" % number for number in range(5)]
+
+
+async def test_held_clients_have_their_places_and_who_finds_none_is_told_at_once() -> None:
+    async with serving(accept_rate=0.001, accept_burst=1, max_connections=3) as served:
+        for _ in range(3):
+            await served.raw()
+        await served.until(lambda: places(served) == 3)
+        assert (await answer(await served.raw(), UPGRADE)).startswith(b"HTTP/1.1 503 ")
+        assert served.number("listener_held") == 2
+
+
+async def test_held_clients_are_closed_and_counted_when_the_port_drains() -> None:
+    async with serving(accept_rate=0.001, accept_burst=1) as served:
+        streams = [await served.raw() for _ in range(4)]
+        await served.until(lambda: served.number("listener_held") == 3)
+        served.port.drain(trio.current_time() + 5)
+        with trio.fail_after(5), suppress(trio.BrokenResourceError):
+            assert await streams[-1].receive_some() == b""
+        await served.until(lambda: served.number("listener_held") == 0)
+        assert served.number("listener_unanswered_total") == 3
+
+
+async def test_held_client_that_leaves_gives_its_place_back_when_it_is_its_turn() -> None:
+    async with serving(accept_rate=20.0, accept_burst=1) as served:
+        for _ in range(3):
+            stream = await served.raw()
+            await stream.aclose()
+        await served.until(lambda: served.number("listener_accepted_total") == 3)
+        await served.until(lambda: served.is_empty)
 
 
 async def test_clients_that_come_one_by_one_cost_one_place_of_the_burst_each() -> None:

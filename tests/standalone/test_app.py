@@ -207,7 +207,7 @@ GAUGES = {
     *(f"job_loans_{name}" for name in ("on_loan", "known")),
     *(f"job_delivery_{name}" for name in ("lanes", "detached_lanes", "slow_lanes", "held", "held_bytes")),
     *("job_dispatch_feeds", "consumer_on_loan", "rooms_rooms", "rooms_memberships", "poller_sockets"),
-    *("admission_connections", "admission_addresses", "listener_refusals", "http_open"),
+    *("admission_connections", "admission_addresses", "listener_held", "listener_refusals", "http_open"),
     *("admin_connections_open", "posting_replays_running", "posting_replays_remembered"),
     *("loop_lag_last_seconds", "loop_lag_worst_seconds"),
 }
