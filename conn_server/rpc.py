@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "conn.Conn"
 CALLERS: Final = 16
+GONE: Final = "discovery does not name it any more"
+"""Opened too late: there may be another link to the same address, whose lane this one would replace."""
 
 _log: Final[FilteringBoundLogger] = structlog.get_logger("logic")
 
@@ -227,6 +229,8 @@ class _LogicServer:
 
     async def _run_link(self, call: ClientStream[LinkRequest, LinkReply], window: LinkReply.Window) -> str:
         """Send and receive until the link ends; return why it has."""
+        if self._gone.is_set():
+            return GONE
         self._leaving = False
         lane = Lane(window, self._links.tally, self._links.settle, self._wake)
         self._links.lane_opened(self._address, lane)
@@ -288,6 +292,8 @@ class _LogicServer:
 
     async def _run_unary(self, channel: Channel, stub: LogicStub) -> str:
         """Call a Go logic server until its connection is lost; return why that was."""
+        if self._gone.is_set():
+            return GONE
         callers = trio.lowlevel.ParkingLot()
         lane = UnaryLane(CALLERS, self._links.tally, self._links.settle, lambda: _wake_all(callers))
         self._links.lane_opened(self._address, lane)

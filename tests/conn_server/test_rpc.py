@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from conn_server.links import LogicLinks
 from conn_server.rpc import ConnService, open_logic
@@ -324,6 +325,39 @@ async def test_server_that_discovery_does_not_name_any_more_answers_what_is_unde
             peers.set(node.address)
             await publish(links, 2)
             assert links.statistics().lost == 0
+
+
+class SlowOpening(LogicService):
+    """Opens its links when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(fake_logic(FakeProducer()))
+        self.gates: list[trio.Event] = []
+
+    async def Link(self, stream: Stream[LinkRequest, LinkReply]) -> None:  # noqa: N802
+        gate = trio.Event()
+        self.gates.append(gate)
+        await gate.wait()
+        await super().Link(stream)
+
+
+async def test_link_that_opens_when_its_server_has_left_and_come_back_does_not_replace_the_new_one() -> None:
+    """A logic server was killed and started again while the old link was still trying: the old one opened
+    last, took the place of the new one and gave it up, and the server was never asked again."""
+    service = SlowOpening()
+    async with nodes(service) as (node,), open_logic(peers := FakePeers([node.address]), OPTIONS) as links:
+        await until(lambda: len(service.gates) == 1)
+        peers.set()
+        await wait_all_tasks_blocked()
+        peers.set(node.address)
+        await until(lambda: len(service.gates) == 2)
+        old, new = service.gates
+        new.set()
+        await until(lambda: links.statistics().open == 1)
+        old.set()
+        await until(lambda: node.server.statistics().connections == 1)
+        assert links.statistics().open == 1
+        assert (await links.authenticate(token("42"))).user == "42"
 
 
 async def test_server_that_leaves_a_publish_unanswered_is_given_up() -> None:
