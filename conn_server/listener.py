@@ -125,11 +125,7 @@ class Listener:
         try:
             while True:
                 while self._held:
-                    wait_s = self._pace.wait_s(trio.current_time())
-                    if wait_s:
-                        await trio.sleep(wait_s)
-                    else:
-                        await trio.lowlevel.checkpoint()
+                    await trio.sleep(self._pace.wait_s(trio.current_time()))
                     poller.now = trio.current_time()
                     self._pace.admit(poller.now)
                     self._open(*self._held.popleft())

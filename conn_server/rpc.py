@@ -88,7 +88,7 @@ class ConnService(ConnBase):
             self._streams -= 1
 
     async def _deliver(self, request: DeliverRequest) -> DeliverReply:
-        reply, taken = DeliverReply(), []
+        reply = DeliverReply()
         self._requests += 1
         for batch in request.batches:
             try:
@@ -99,8 +99,7 @@ class ConnService(ConnBase):
                 continue
             self._pushes += 1
             await self._broadcaster.broadcast(push)
-            taken.append(batch.number)
-        reply.taken.extend(taken)
+            reply.taken.append(batch.number)
         return reply
 
     async def BroadcastRoom(self, stream: Stream[BroadcastRoomReq, BroadcastRoomReply]) -> None:

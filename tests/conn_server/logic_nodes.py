@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from conn_server.rpc import open_logic
 from logic_server.rpc import LinkOptions, LogicService
 from runtime.rpc.server import RpcServer, Service, serve_rpc
 from tests.logic_server.fakes import FakeProducer, fake_logic
+from tests.ports import free_port
 from tests.runtime.rpc.probe import LIMITS, until
 
 OPTIONS = LogicOptions(rpc=LIMITS, open_s=1.0, stall_s=5.0, call_s=2.0, homeless_s=0.5)
@@ -44,9 +44,7 @@ class LogicNode:
     """A logic server that can be ended, and started again at the same address.  Owned by a test's nursery."""
 
     def __init__(self, nursery: trio.Nursery, service: Service | None = None) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.producer = FakeProducer()
         self.logic = fake_logic(self.producer)
         self.service = LogicService(self.logic, LinkOptions())

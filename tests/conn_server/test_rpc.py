@@ -21,6 +21,7 @@ from conn_server.rpc import ConnService, open_logic
 from logic_server.rpc import LogicService
 from runtime.rpc.channel import open_channel
 from runtime.rpc.errors import RpcError, Status
+from runtime.rpc.server import RpcServer
 from runtime.rpc.tls import client_tls, server_tls
 from schema.access import BAD_SEGMENTS, NO_ROOM_OR_DATA, Code, Grant, Refused, Unavailable
 from schema.batch import pack, unpack
@@ -94,16 +95,22 @@ async def test_push_is_broadcast_before_it_is_answered() -> None:
     assert service.statistics().pushes == 2
 
 
+async def run_peer(name: str, server: RpcServer) -> Any:
+    """Let a job worker on C-core call `server`, and return what it was answered."""
+    command = [sys.executable, str(PEERS / name), server.addresses[0]]
+    with trio.fail_after(20):
+        done = await trio.run_process(command, capture_stdout=True, env=ENVIRONMENT)
+    await until(lambda: server.statistics().in_flight == 0)
+    return json.loads(done.stdout)
+
+
 async def test_go_job_worker_pushes_and_is_refused_in_its_own_words() -> None:
     broadcaster = FakeBroadcaster()
     service = ConnService(broadcaster)
     async with serving([service], limits=LIMITS) as server:
-        command = [sys.executable, str(PEERS / "go_job.py"), server.addresses[0]]
-        with trio.fail_after(20):
-            done = await trio.run_process(command, capture_stdout=True, env=ENVIRONMENT)
-        await until(lambda: server.statistics().in_flight == 0)
+        told = await run_peer("go_job.py", server)
     refused = ["UNKNOWN", NO_ROOM_OR_DATA]
-    assert json.loads(done.stdout) == [0, 0, refused, refused]
+    assert told == [0, 0, refused, refused]
     assert [(push.room, len(push.body)) for push in broadcaster.pushes] == [
         ("lobby", 5),
         ("lobby", 3_000_000),
@@ -190,11 +197,8 @@ async def test_job_worker_on_c_core_delivers_over_a_stream() -> None:
     broadcaster = FakeBroadcaster()
     service = ConnService(broadcaster)
     async with serving([service], limits=LIMITS) as server:
-        command = [sys.executable, str(PEERS / "job.py"), server.addresses[0]]
-        with trio.fail_after(20):
-            done = await trio.run_process(command, capture_stdout=True, env=ENVIRONMENT)
-        await until(lambda: server.statistics().in_flight == 0)
-    assert json.loads(done.stdout) == {"open": True, "taken": 300, "refused": [301], "status": "OK"}
+        told = await run_peer("job.py", server)
+    assert told == {"open": True, "taken": 300, "refused": [301], "status": "OK"}
     assert [int(next(unpack(push.body))) for push in broadcaster.pushes] == list(range(1, 301))
 
 
