@@ -40,6 +40,7 @@ from bench.servers import RECIPES, Contender, by_hand
 from bench.terminal import Terminal, show_comparison, show_result, wide
 
 USUAL: Final = ",".join(case.name for case in CASES.values() if case.is_usual)
+USUAL_SERVERS: Final = ",".join(recipe.name for recipe in RECIPES.values() if recipe.is_usual)
 
 
 @click.group(context_settings={"show_default": False, "help_option_names": ["-h", "--help"]})
@@ -187,7 +188,7 @@ def push(load: Load, rooms: int, members: int, **options: Any) -> Load:
 
 @main.command()
 @target_options
-@click.option("--servers", default=",".join(RECIPES), show_default=True, help="of those that come with it")
+@click.option("--servers", default=USUAL_SERVERS, show_default=True, help=f"of {', '.join(RECIPES)}")
 @click.option("--add", "added", multiple=True, metavar="NAME=SERVER", help="ws://…#PID,PID or command {port}")
 @click.option("--cases", "names", default=USUAL, show_default=True, help=f"of {', '.join(CASES)}")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)

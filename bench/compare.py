@@ -56,12 +56,24 @@ CASES: Final[Mapping[str, Case]] = {
             {"rss_kb": "KB memory per client", "open_cpu_us": "us CPU per connect, upgrade, sign-in"},
             rounds_at_most=2,
         ),
-        # A fifth of them every 10 s.
-        Case(
-            "heartbeat-18000",
-            Load(workload="heartbeat", connections=18_000, active=0.2, rate=360.0),
-            {"cpu_us": "us CPU per heartbeat", "rss_kb": "KB memory per client"},
-            is_usual=False,
+        *(
+            Case(
+                f"workers-{rate // 1000}k",
+                Load(workload="heartbeat", connections=5000, rate=float(rate)),
+                {"cpu_us": "us CPU per heartbeat", "fullest": "% of the clients in the fullest process"},
+                is_usual=False,
+            )
+            for rate in (10_000, 30_000, 50_000)
+        ),
+        # A fifth of them every 10 s, at two sizes: what a heartbeat costs should not depend on who is silent.
+        *(
+            Case(
+                name,
+                Load(workload="heartbeat", connections=count, active=0.2, rate=count / 50),
+                {"cpu_us": "us CPU per heartbeat", "rss_kb": "KB memory per client"},
+                is_usual=False,
+            )
+            for name, count in (("heartbeat-5000-fifth", 5000), ("heartbeat-18000", 18_000))
         ),
         Case(
             "storm-10000",

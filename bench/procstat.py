@@ -1,4 +1,4 @@
-"""CPU time and memory of processes, as the kernel counts them.
+"""CPU time, memory and files of processes, as the kernel counts them.
 
 CPU time is read from the clock of the process (clock_getcpuclockid): user and system time of all its threads,
 those that have ended included, in ns.  /proc/PID/stat has the same in ticks of 10 ms, from which only the
@@ -18,6 +18,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _CPUCLOCK_SCHED: Final = 2
 _USER_FIELD: Final = 11  # of /proc/PID/stat, counted behind the name in parentheses
 _SYSTEM_FIELD: Final = 12
+_LISTEN: Final = "0A"  # of /proc/net/tcp
 
 
 class Gone(Exception):
@@ -59,6 +60,31 @@ def usage_of(pids: Sequence[int]) -> Usage:
         user += int(fields[_USER_FIELD])
         system += int(fields[_SYSTEM_FIELD])
     return Usage(time.monotonic_ns(), cpu_ns, user, system, rss_bytes)
+
+
+def files_of(pid: int) -> int:
+    """Return how many files a process has open, sockets included.
+
+    Raises:
+        Gone: it is not there.
+    """
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError as exc:
+        raise Gone(f"no process {pid}: {exc}") from exc
+
+
+def children_of(pid: int) -> tuple[int, ...]:
+    """Return the child processes of a process, whichever of its threads started them."""
+    lists = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    return tuple(int(child) for text in lists for child in text.split())
+
+
+def listeners_at(port: int) -> int:
+    """Return how many sockets of this machine listen at a TCP port of IPv4."""
+    _, *lines = Path("/proc/net/tcp").read_text().splitlines()
+    rows = (line.split() for line in lines)
+    return sum(1 for row in rows if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port)
 
 
 def waited_ns() -> int:

@@ -35,12 +35,14 @@ class Server:
         rss_bytes: before the first connection.
         opening: from then until everybody was in.
         measured: in the measured time.
+        fullest: the share of the clients in the process that has most of them.
     """
 
     pids: tuple[int, ...]
     rss_bytes: int
     opening: Spent
     measured: Spent
+    fullest: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

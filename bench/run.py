@@ -20,7 +20,7 @@ from msgspec.json import Decoder, Encoder
 from bench.generator import Report, first_of
 from bench.outcome import Total, total_of
 from bench.plan import Load, Plan, Target, Window
-from bench.procstat import Usage, spent, usage_of
+from bench.procstat import Usage, files_of, spent, usage_of
 from bench.result import Result, Sample, Server
 from bench.schedule import NS
 
@@ -159,18 +159,23 @@ class Coordinator:
             Plan(target=self._target, load=self._load, run=run, process=n, processes=processes, cpu=cpu)
             for n in range(processes)
         ]
-        before = usage_of(self._pids)
+        before, files = usage_of(self._pids), [files_of(pid) for pid in self._pids]
         async with open_generators(plans) as generators:
             await self._wait_until_opened(generators)
             after_opening = usage_of(self._pids)
             await trio.sleep(SETTLE_S)
             opened, opened_usage = reported(generators, "opened"), usage_of(self._pids)
+            files_added = [files_of(pid) - had for pid, had in zip(self._pids, files, strict=True)]
             at_open, at_end = await self._measure(generators)
         server = None
         if self._pids:
             opening = spent(before, opened_usage)
             server = Server(
-                pids=self._pids, rss_bytes=before.rss_bytes, opening=opening, measured=spent(at_open, at_end)
+                pids=self._pids,
+                rss_bytes=before.rss_bytes,
+                opening=opening,
+                measured=spent(at_open, at_end),
+                fullest=max(files_added) / max(1, sum(files_added)),
             )
         return Result(
             url=self._target.url,

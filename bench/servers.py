@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from bench.procstat import children_of, listeners_at
 from bench.run import ROOT, end
 
 READY_WITHIN_S: Final = 20.0
@@ -38,6 +39,29 @@ bind = "127.0.0.1:{admin_port}"
 
 [log]
 level = "warning"
+"""
+
+CONN_SETTINGS: Final = """\
+[bucket]
+size = 32
+conns = 1024
+
+[websocket]
+bind = "127.0.0.1:{port}"
+workers = {workers}
+acceptRate = 0.0
+
+[token]
+verify = "local"
+
+[srv]
+listenAddr = "127.0.0.1:0"
+
+[admin]
+bind = "127.0.0.1:0"
+
+[log]
+level = "error"    # that there is no logic server is meant
 """
 
 
@@ -66,11 +90,15 @@ class Recipe:
     Attributes:
         name: what it is called in tables.
         command: (port, folder for its files, secret) -> arguments.
+        workers: processes that listen.
+        is_usual: whether it is compared where no servers are named.
     """
 
     name: str
     title: str
     command: Callable[[int, Path, str], Sequence[str]]
+    workers: int = 1
+    is_usual: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +116,15 @@ def _ours(port: int, folder: Path, _: str) -> Sequence[str]:
     settings = folder / "standalone.toml"
     settings.write_text(OURS_SETTINGS.format(port=port, admin_port=free_port()))
     return sys.executable, "-m", "standalone", "-conf", str(settings)
+
+
+def _conn(workers: int) -> Callable[[int, Path, str], Sequence[str]]:
+    def command(port: int, folder: Path, _: str) -> Sequence[str]:
+        settings = folder / "conn.toml"
+        settings.write_text(CONN_SETTINGS.format(port=port, workers=workers))
+        return sys.executable, "-m", "conn_server", "-conf", str(settings)
+
+    return command
 
 
 def _floor(port: int, folder: Path, _: str) -> Sequence[str]:
@@ -109,6 +146,8 @@ RECIPES: Final[Mapping[str, Recipe]] = {
     for recipe in (
         Recipe("floor", "C epoll floor", _floor),
         Recipe("ours", "this project, all in one process", _ours),
+        Recipe("conn", "our conn server alone, which checks tokens itself", _conn(1), is_usual=False),
+        Recipe("conn-2", "the same with two workers", _conn(2), workers=2, is_usual=False),
         Recipe("picows", "picows on uvloop", _peer("picows_peer")),
         Recipe("websockets", "websockets on uvloop", _peer("websockets_peer")),
         Recipe("trio-websocket", "stock trio-websocket", _peer("trio_websocket_peer")),
@@ -150,8 +189,9 @@ async def open_contender(contender: Contender, cpu: int | None) -> AsyncIterator
         with (Path(folder) / "output").open("w+") as output:
             process = await _start(command, output.fileno(), secret, cpu)
             try:
-                await _wait_until_served(process, port, Path(folder) / "output")
-                yield Running(f"ws://127.0.0.1:{port}/room", (process.pid,), secret)
+                await _wait_until_served(process, port, contender.workers, Path(folder) / "output")
+                pids = (process.pid, *children_of(process.pid))
+                yield Running(f"ws://127.0.0.1:{port}/room", pids, secret)
             finally:
                 process.terminate()
                 with trio.CancelScope(shield=True):
@@ -175,16 +215,12 @@ async def _start(command: Sequence[str], output: int, secret: str, cpu: int | No
     return process
 
 
-async def _wait_until_served(process: trio.Process, port: int, output: Path) -> None:
+async def _wait_until_served(process: trio.Process, port: int, workers: int, output: Path) -> None:
     with trio.move_on_after(READY_WITHIN_S):
         while process.poll() is None:
-            try:
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-            except OSError:
-                await trio.sleep(_LOOK_AGAIN_S)
-            else:
-                await stream.aclose()
+            if listeners_at(port) == workers:
                 return
+            await trio.sleep(_LOOK_AGAIN_S)
     said = await trio.Path(output).read_text(errors="replace")
     raise NotStarted(said.strip()[-2000:] or "it does not listen")
 

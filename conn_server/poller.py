@@ -5,10 +5,10 @@ CPU of a heartbeat.  Here one task waits (through Trio) until our own epoll has 
 up to `ROUND_EVENTS` of it and calls each socket's handler synchronously; between two such rounds every
 other task of the process gets its turn.
 
-Waiting costs more than reading: each wake-up of Trio's loop takes about 55 us, seven heartbeats' worth.
-As long as something comes in at every look, the task therefore looks every half to two milliseconds
+Waiting costs more than reading: each wake-up of Trio's loop takes 55 to 80 us, seven heartbeats' worth and
+more.  As long as something comes in at every look, the task therefore looks every half to three milliseconds
 instead of waiting (as network cards moderate their interrupts), so that some events share a wake-up: what
-comes first after a quiet time is dealt with at once, what follows is up to two milliseconds late.
+comes first after a quiet time is dealt with at once, what follows is up to three milliseconds late.
 
 Handlers are kept in a list by file descriptor: 8 bytes each, and no hashing.
 """
@@ -31,7 +31,7 @@ WRITABLE: Final = select.EPOLLOUT
 ROUND_EVENTS: Final = 256
 """Events between two checkpoints: about 2 ms of heartbeats."""
 PACE_S: Final = 0.0005
-LONGEST_PACE_S: Final = 0.002
+LONGEST_PACE_S: Final = 0.003
 """Between two looks while there is traffic: the shortest, and the longest."""
 _FEW_EVENTS: Final = 32
 _MANY_EVENTS: Final = 128

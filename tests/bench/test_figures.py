@@ -20,6 +20,12 @@ def test_cpu_and_memory_of_the_server_are_per_unit_and_per_client() -> None:
     assert figures["latency_max_ms"] == 3
 
 
+def test_spread_of_the_clients_is_shown_where_there_are_several_processes() -> None:
+    several = {figure.key: figure.value for figure in figures_of(result(server=server(pids=(41, 42, 43))))}
+    assert several["fullest"] == 60
+    assert "fullest" not in {figure.key for figure in figures_of(result())}
+
+
 def test_nothing_is_said_about_a_server_that_is_not_watched() -> None:
     keys = {figure.key for figure in figures_of(result(server=None))}
     assert not keys & {"cpu_us", "open_cpu_us", "rss_kb", "rss_mb", "cores"}

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import time
 
 import pytest
+import trio
 
-from bench.procstat import Gone, Usage, spent, usage_of, waited_ns
+from bench.procstat import Gone, Usage, children_of, files_of, listeners_at, spent, usage_of, waited_ns
 
 
 def test_own_cpu_time_is_seen_to_the_microsecond() -> None:
@@ -38,6 +41,39 @@ def test_nobody_uses_nothing() -> None:
 def test_process_that_is_not_there_is_named() -> None:
     with pytest.raises(Gone, match="no process 4194999"):
         usage_of([4194999])
+    with pytest.raises(Gone, match="no process 4194999"):
+        files_of(4194999)
+    assert children_of(4194999) == ()
+
+
+def test_open_sockets_count_as_files() -> None:
+    before = files_of(os.getpid())
+    with socket.socket():
+        assert files_of(os.getpid()) == before + 1
+
+
+async def test_child_is_seen_although_a_thread_has_started_it() -> None:
+    process = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert process.pid in children_of(os.getpid())
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def test_sockets_that_listen_at_a_port_are_counted_and_those_that_only_have_it_are_not() -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for sock in (first, second):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        first.bind(("127.0.0.1", 0))
+        port = first.getsockname()[1]
+        second.bind(("127.0.0.1", port))
+        counts = [listeners_at(port)]
+        for sock in (first, second):
+            sock.listen()
+            counts.append(listeners_at(port))
+    assert counts == [0, 1, 2]
+    assert listeners_at(port) == 0
 
 
 def test_cores_and_share_of_the_kernel() -> None:

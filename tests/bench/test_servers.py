@@ -4,11 +4,13 @@ import os
 import shutil
 import sys
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 
 from bench.compare import CASES
+from bench.procstat import files_of
 from bench.servers import RECIPES, Address, NotStarted, Recipe, by_hand, free_port, open_contender
 from clients.python import open_client
 from schema.message import Level
@@ -52,6 +54,22 @@ async def test_ours_takes_the_settings_and_the_secret_that_it_is_started_with() 
             async with open_client(running.url, token=token, room="lobby") as ann:
                 await ann.publish(b"hi", Level.IMPORTANT)
                 assert (await anext(ann.messages())).sender == "7"
+
+
+async def test_both_workers_of_a_conn_server_are_watched_and_check_tokens_themselves() -> None:
+    with trio.fail_after(30):
+        async with open_contender(RECIPES["conn-2"], cpu=None) as running:
+            supervisor, *workers = running.pids
+            token = TokenAuthority(running.secret.encode()).issue("7", time.time())
+            before = {pid: files_of(pid) for pid in running.pids}
+            async with AsyncExitStack() as clients:
+                for _ in range(40):
+                    await clients.enter_async_context(open_client(running.url, token=token, room="lobby"))
+                added = {pid: files_of(pid) - before[pid] for pid in running.pids}
+    assert len(workers) == 2
+    assert added[supervisor] == 0
+    assert sum(added.values()) == 40
+    assert all(added[pid] > 0 for pid in workers)
 
 
 async def test_server_stays_on_the_core_that_it_is_given() -> None:

@@ -285,4 +285,4 @@ def test_pace_slows_down_with_few_events_and_speeds_up_with_many() -> None:
     paces = [PACE_S]
     for events in (1, 1, 1, 60, 200, 200, 200):
         paces.append(next_pace_s(paces[-1], events))
-    assert [round(pace / PACE_S) for pace in paces] == [1, 2, 4, 4, 4, 2, 1, 1]
+    assert [round(pace / PACE_S, 2) for pace in paces] == [1, 2, 4, 6, 6, 3, 1.5, 1]
