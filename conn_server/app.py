@@ -142,7 +142,8 @@ def make_port(
     if warning is not None:
         log.warning(warning)
     if tokens is not None and settings.token.verify == "local":
-        logic = LocalTokens(tokens, logic, time.time)
+        logic = LocalTokens(tokens, logic, settings.rules.join, time.time)
+        metrics.register("tokens", tokens.statistics)
     origin = Origin(secrets.randbits(64) or 1, time.time)
     wire = Wire(Poller(log), connection_limits(websocket), log)
     rooms: Rooms[Connection] = Rooms(settings.bucket.rooms)

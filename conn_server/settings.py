@@ -31,6 +31,7 @@ RESERVED_FDS: Final = 128
 ENVELOPE_BYTES: Final = 512
 """What a frame carries around the data of one message, generously: room name, ids, field heads."""
 RESERVED_PATHS: Final = ("/", "/msg", "/tk")
+EVERY_ROOM: Final = ("*",)
 
 
 class Bucket(Section, frozen=True):
@@ -134,8 +135,13 @@ class Token(TokenKey, frozen=True):
 
 
 class Rules(RuleLimits, frozen=True):
-    """`[rules]`: what one connection may do."""
+    """`[rules]`: what one connection may do.
 
+    Attributes:
+        join: rooms that a token may join which names none itself, where tokens are checked here.
+    """
+
+    join: tuple[str, ...] = EVERY_ROOM
     post_anywhere: bool = msgspec.field(default=False, name="post_anywhere")
 
 
@@ -174,6 +180,15 @@ class ConnSettings(ServiceSettings, frozen=True):
     admin: Admin = Admin()
     log: Log = Log()
     drain: ClientDrain = ClientDrain()
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ValueError: the text begins with the key.
+        """
+        if self.rules.join != EVERY_ROOM and self.token.verify != "local":
+            raise ValueError('rules.join: needs [token] verify = "local"; logic servers have their own')
 
 
 def connection_limit(wanted: int, fd_limit: int) -> tuple[int, str | None]:

@@ -1,7 +1,6 @@
 """`[token] verify = "local"`: tokens are checked here, with the key; publishes still go to logic.
 
-It saves each sign-in a round trip.  What logic knows beyond the token, rooms for tokens that name none
-(`[rules] join` there), does not hold then.
+It saves each sign-in a round trip.  Rooms for tokens that name none (`[rules] join`) are this server's then.
 """
 
 from __future__ import annotations
@@ -29,22 +28,30 @@ class LocalTokens:
     Args:
         tokens: with the key that logic servers check with.
         logic: takes what is published.
+        open_rooms: rooms that a token may join which names none itself; a trailing `*` matches any rest.
         unix_now: Unix time in seconds.
     """
 
-    def __init__(self, tokens: TokenAuthority, logic: Publishes, unix_now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tokens: TokenAuthority,
+        logic: Publishes,
+        open_rooms: tuple[str, ...],
+        unix_now: Callable[[], float],
+    ) -> None:
         self._tokens = tokens
         self._logic = logic
+        self._open_rooms = open_rooms
         self._unix_now = unix_now
 
     async def authenticate(self, token: str) -> Grant:
         """Return what `token` allows.
 
         Raises:
-            Refused: it is not valid.
+            Refused: it is not valid, or there are no rooms for it.
         """
         await trio.lowlevel.checkpoint()
-        return self._tokens.verify(token, self._unix_now())
+        return self._tokens.verify(token, self._unix_now()).within(self._open_rooms)
 
     async def publish(self, message: Message) -> None:
         """Hand `message` to the logic servers; see `client.Logic`."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from schema.access import Code, Grant, Refused
@@ -75,11 +75,11 @@ class Rules:
         Raises:
             Refused: FORBIDDEN: there are no such rooms.
         """
-        if grant.rooms or "*" in self._limits.join:
-            return grant
-        if not self._limits.join:
-            self._refuse(Code.FORBIDDEN, "token_without_rooms", "the token names no rooms")
-        return replace(grant, rooms=self._limits.join)
+        try:
+            return grant.within(self._limits.join)
+        except Refused:
+            self._refused["token_without_rooms"] += 1
+            raise
 
     def check_message(self, message: Message) -> None:
         """Refuse what no room would take, whoever sent it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
@@ -86,6 +86,18 @@ class Grant:
         return not self.rooms or any(
             room.startswith(name[:-1]) if name.endswith("*") else room == name for name in self.rooms
         )
+
+    def within(self, open_rooms: tuple[str, ...]) -> Grant:
+        """Return the grant with `open_rooms` as the rooms that may be joined where its token names none.
+
+        Raises:
+            Refused: FORBIDDEN: there are none either.
+        """
+        if self.rooms or "*" in open_rooms:
+            return self
+        if not open_rooms:
+            raise Refused(Code.FORBIDDEN, "the token names no rooms")
+        return replace(self, rooms=open_rooms)
 
     def to_reply(self) -> AuthReply:
         """Return the `AuthReply` of this grant."""

@@ -28,6 +28,7 @@ class StandaloneSettings(ServiceSettings, frozen=True):
         "conn.rpc.jobRpcPrefix",
         "conn.rpc.logic",
         "conn.token.verify",
+        "conn.rules.join",
         *(f"conn.{name}" for name in ("websocket.workers", "websocket.reusePort", "drain.workerInterval")),
         *(f"logic.{name}" for name in ("etcd", "srv", "tls", "log", "admin", "drain", "token")),
         *(f"logic.nsq.{name}" for name in NSQD),

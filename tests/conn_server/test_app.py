@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from conn_server.app import Serving, logic_options, serve
-from conn_server.settings import ConnSettings, Rpc, WebSocket
+from conn_server.settings import ConnSettings, Rpc, Rules, Token, WebSocket
 from logic_server.logic import make_logic
 from logic_server.rpc import LinkOptions, LogicService
 from logic_server.settings import LogicSettings
@@ -23,7 +23,8 @@ from runtime.rpc.channel import open_channel
 from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.limits import RpcLimits
 from runtime.rpc.tls import client_tls, server_tls
-from runtime.sections import Admin, PeerTls, Registration
+from runtime.secret import Secret
+from runtime.sections import Admin, PeerTls, Registration, Section
 from schema.batch import pack
 from schema.proto import conn_pb2 as pb
 from schema.proto.conn_grpc import ConnStub
@@ -31,6 +32,7 @@ from schema.tokens import TokenAuthority
 from tests.conn_server.serving import SUC, Peer, message, sign_in
 from tests.http import http_client
 from tests.logic_server.fakes import KEY, FakeProducer
+from tests.ports import free_port
 from tests.runtime.rpc.certificates import Certificates, make_certificates
 from tests.runtime.rpc.probe import serving
 
@@ -67,6 +69,21 @@ class Running:
 
 
 @asynccontextmanager
+async def run_conn_server(producer: FakeProducer, **sections: Section) -> AsyncIterator[Running]:
+    """Serve on loopback with these settings."""
+    settings = msgspec.structs.replace(
+        ConnSettings(),
+        websocket=WebSocket(bind=LOOPBACK),
+        registration=Registration(service_name="room_conn", listen_address=LOOPBACK),
+        admin=Admin(bind=LOOPBACK),
+        **sections,
+    )
+    async with trio.open_nursery() as nursery:
+        yield Running(await nursery.start(partial(serve, settings, Drain(5.0), LOG)), producer)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def open_conn_server(files: Certificates) -> AsyncIterator[Running]:
     """Serve over mutual TLS, with a logic server that asks for certificates as well."""
     producer = FakeProducer()
@@ -74,18 +91,13 @@ async def open_conn_server(files: Certificates) -> AsyncIterator[Running]:
     theirs = server_tls(files.server, files.server_key, client_ca=files.ca)
     async with (
         serving([LogicService(logic, LinkOptions())], tls=theirs) as server,
-        trio.open_nursery() as nursery,
-    ):
-        settings = msgspec.structs.replace(
-            ConnSettings(),
-            websocket=WebSocket(bind=LOOPBACK),
+        run_conn_server(
+            producer,
             rpc=Rpc(logic=server.addresses),
-            registration=Registration(service_name="room_conn", listen_address=LOOPBACK),
             tls=PeerTls(**files.settings(), client_auth=True, server_name="localhost"),
-            admin=Admin(bind=LOOPBACK),
-        )
-        yield Running(await nursery.start(partial(serve, settings, Drain(5.0), LOG)), producer)
-        nursery.cancel_scope.cancel()
+        ) as running,
+    ):
+        yield running
 
 
 async def test_logic_servers_and_job_workers_are_spoken_to_through_mutual_tls(tmp_path: Path) -> None:
@@ -110,6 +122,25 @@ async def test_logic_servers_and_job_workers_are_spoken_to_through_mutual_tls(tm
                     assert caught.value.status is Status.UNAVAILABLE
             await peer.say(pb.Req(type=pb.HEARTBEAT).SerializeToString())
             assert b"pong" in await peer.hear()  # nothing was pushed in between
+
+
+async def test_tokens_can_be_checked_here_and_are_counted_without_any_logic_server() -> None:
+    token = Token(verify="local", secret=Secret(KEY))
+    nobody = Rpc(logic=(f"127.0.0.1:{free_port()}",))
+    async with run_conn_server(FakeProducer(), token=token, rules=Rules(join=("lobby",)), rpc=nobody) as conn:
+        async with conn.connect() as peer:
+            await peer.say(sign_in("lobby", TOKENS.issue("42", time.time())))
+            assert await peer.hear() == SUC
+        async with conn.connect() as peer:
+            await peer.say(sign_in("secret", TOKENS.issue("42", time.time())))
+            assert await peer.hear() != SUC
+        async with conn.connect() as peer:
+            await peer.say(sign_in("lobby", "nonsense"))
+            assert await peer.hear() != SUC
+        async with http_client() as client:
+            page = (await client.get(f"http://{conn.at.admin}/metrics")).text
+    assert "roomcast_tokens_accepted_total 2.0" in page
+    assert 'roomcast_tokens_refused_total{reason="segments"} 1.0' in page
 
 
 async def test_certificates_that_cannot_be_read_are_said_in_one_line_before_anything_is_opened(

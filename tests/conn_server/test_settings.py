@@ -62,12 +62,18 @@ def test_defaults_are_the_contracts() -> None:
         ({"tls.certFile": "a.pem"}, "tls.certFile and keyFile: one needs the other"),
         ({"tls.caFile": "c.pem"}, "tls.caFile: needs certFile and keyFile"),
         ({"tls.clientAuth": True}, "tls.clientAuth: needs caFile"),
+        ({"rules.join": ["lobby"]}, 'rules.join: needs [token] verify = "local"'),
     ],
 )
 def test_contradictions_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(ConnSettings, None, {}, given)
     assert message in str(caught.value)
+
+
+def test_rooms_for_tokens_that_name_none_are_taken_where_tokens_are_checked_here() -> None:
+    given = {"rules.join": ["lobby"], "token.verify": "local"}
+    assert load(ConnSettings, None, {}, given).settings.rules.join == ("lobby",)
 
 
 def test_origin_allow_list_is_taken() -> None:

@@ -24,7 +24,7 @@ class FakePublisher:
 async def test_token_is_judged_here() -> None:
     now = NOW
     tokens = TokenAuthority(KEY)
-    local = LocalTokens(tokens, FakePublisher(), lambda: now)
+    local = LocalTokens(tokens, FakePublisher(), ("*",), lambda: now)
     token = tokens.issue("42", NOW)
     assert (await local.authenticate(token)).user == "42"
     now = NOW + LIFETIME_S + 1
@@ -33,8 +33,22 @@ async def test_token_is_judged_here() -> None:
     assert (caught.value.code, caught.value.text) == (Code.NOT_SIGNED_IN, EXPIRED)
 
 
+async def test_token_without_rooms_may_join_those_of_the_settings() -> None:
+    tokens = TokenAuthority(KEY)
+    local = LocalTokens(tokens, FakePublisher(), ("lobby", "free-*"), lambda: NOW)
+    grant = await local.authenticate(tokens.issue("42", NOW))
+    assert [room for room in ("lobby", "free-1", "secret") if grant.may_join(room)] == ["lobby", "free-1"]
+
+
+async def test_token_without_rooms_is_refused_where_there_are_none() -> None:
+    tokens = TokenAuthority(KEY)
+    with pytest.raises(Refused) as caught:
+        await LocalTokens(tokens, FakePublisher(), (), lambda: NOW).authenticate(tokens.issue("42", NOW))
+    assert caught.value.code is Code.FORBIDDEN
+
+
 async def test_what_is_published_goes_to_logic() -> None:
     publisher = FakePublisher()
     message = Message("lobby", Level.NORMAL, b"x", 7, 1)
-    await LocalTokens(TokenAuthority(KEY), publisher, lambda: NOW).publish(message)
+    await LocalTokens(TokenAuthority(KEY), publisher, ("*",), lambda: NOW).publish(message)
     assert publisher.messages == [message]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ import trio
 from deploy.cluster import processes
 from deploy.cluster.plan import Part
 from deploy.cluster.processes import LONGEST_LINE_BYTES, PartFailed, run_stages
+from tests.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -41,9 +41,7 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
 def part(name: str, manner: str = "", status: int = 200, *, has_readyz: bool = True) -> Part:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = (sys.executable, "-c", PART, str(port), str(status), manner)
     return Part(name, command, f"127.0.0.1:{port}", has_readyz=has_readyz)
 
