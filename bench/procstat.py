@@ -81,9 +81,9 @@ def children_of(pid: int) -> tuple[int, ...]:
 
 
 def listeners_at(port: int) -> int:
-    """Return how many sockets of this machine listen at a TCP port of IPv4."""
-    _, *lines = Path("/proc/net/tcp").read_text().splitlines()
-    rows = (line.split() for line in lines)
+    """Return how many sockets of this machine listen at a TCP port, of IPv4 or IPv6."""
+    tables = (table for name in ("tcp", "tcp6") if (table := Path("/proc/net", name)).exists())
+    rows = (line.split() for table in tables for line in table.read_text().splitlines()[1:])
     return sum(1 for row in rows if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port)
 
 

@@ -54,6 +54,9 @@ acceptRate = 0.0
 [token]
 verify = "local"
 
+[rpc]
+logic = []
+
 [srv]
 listenAddr = "127.0.0.1:0"
 
@@ -61,7 +64,7 @@ listenAddr = "127.0.0.1:0"
 bind = "127.0.0.1:0"
 
 [log]
-level = "error"    # that there is no logic server is meant
+level = "error"
 """
 
 
@@ -218,7 +221,7 @@ async def _start(command: Sequence[str], output: int, secret: str, cpu: int | No
 async def _wait_until_served(process: trio.Process, port: int, workers: int, output: Path) -> None:
     with trio.move_on_after(READY_WITHIN_S):
         while process.poll() is None:
-            if listeners_at(port) == workers:
+            if listeners_at(port) >= workers:
                 return
             await trio.sleep(_LOOK_AGAIN_S)
     said = await trio.Path(output).read_text(errors="replace")

@@ -76,6 +76,12 @@ def test_sockets_that_listen_at_a_port_are_counted_and_those_that_only_have_it_a
     assert listeners_at(port) == 0
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+def test_socket_that_takes_both_ip_versions_is_counted() -> None:
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as sock:
+        assert listeners_at(sock.getsockname()[1]) == 1
+
+
 def test_cores_and_share_of_the_kernel() -> None:
     used = spent(Usage(0, 0, 10, 5, 7), Usage(2_000, 3_000, 11, 8, 9))
     assert (used.cores, used.system_share, used.rss_bytes) == (1.5, 0.75, 9)
