@@ -102,7 +102,7 @@ def _of_server(result: Result) -> Iterator[Figure]:
         cpu_us = measured.cpu_ns / units / 1e3
         yield Figure("cpu_us", f"server CPU per {UNITS[result.load.workload]}", cpu_us, "us")
     yield Figure("cores", "server, cores used", measured.cores, "")
-    if len(server.pids) > 1:
+    if len(server.pids) > 1 and server.fullest:
         yield Figure("fullest", "clients in the fullest of its processes", 100 * server.fullest, "%")
     if measured.cpu_ns:
         yield Figure("system_share", "of it in the kernel", 100 * measured.system_share, "%")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,21 +64,26 @@ def usage_of(pids: Sequence[int]) -> Usage:
 
 
 def files_of(pid: int) -> int:
-    """Return how many files a process has open, sockets included.
+    """Return how many files a process has open, sockets included; 0 where another user's may not be seen.
 
     Raises:
         Gone: it is not there.
     """
     try:
         return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return 0
     except OSError as exc:
         raise Gone(f"no process {pid}: {exc}") from exc
 
 
 def children_of(pid: int) -> tuple[int, ...]:
     """Return the child processes of a process, whichever of its threads started them."""
-    lists = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-    return tuple(int(child) for text in lists for child in text.split())
+    children: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            children += map(int, path.read_text().split())
+    return tuple(children)
 
 
 def listeners_at(port: int) -> int:

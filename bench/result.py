@@ -35,7 +35,7 @@ class Server:
         rss_bytes: before the first connection.
         opening: from then until everybody was in.
         measured: in the measured time.
-        fullest: the share of the clients in the process that has most of them.
+        fullest: the share of the clients in the process that has most of them; 0 where that is unknown.
     """
 
     pids: tuple[int, ...]

@@ -55,7 +55,7 @@ acceptRate = 0.0
 verify = "local"
 
 [rpc]
-logic = []
+logic = []    # nobody is asked about tokens, and nobody publishes
 
 [srv]
 listenAddr = "127.0.0.1:0"

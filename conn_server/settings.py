@@ -23,6 +23,7 @@ from runtime.sections import (
     TokenKey,
 )
 from runtime.units import Bind, Count, Peers, PositiveCount, PositiveDuration, Rate, Size
+from schema.access import EVERY_ROOM
 from schema.envelope import MAX_DATA_BYTES, MAX_FRAME_BYTES
 from schema.names import CONN_SERVICE, JOB_SERVICE, LOGIC_SERVICE
 
@@ -31,7 +32,6 @@ RESERVED_FDS: Final = 128
 ENVELOPE_BYTES: Final = 512
 """What a frame carries around the data of one message, generously: room name, ids, field heads."""
 RESERVED_PATHS: Final = ("/", "/msg", "/tk")
-EVERY_ROOM: Final = ("*",)
 
 
 class Bucket(Section, frozen=True):
@@ -135,13 +135,8 @@ class Token(TokenKey, frozen=True):
 
 
 class Rules(RuleLimits, frozen=True):
-    """`[rules]`: what one connection may do.
+    """`[rules]`: what one connection may do."""
 
-    Attributes:
-        join: rooms that a token may join which names none itself, where tokens are checked here.
-    """
-
-    join: tuple[str, ...] = EVERY_ROOM
     post_anywhere: bool = msgspec.field(default=False, name="post_anywhere")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from schema.access import Code, Grant, Refused
+from schema.access import EVERY_ROOM, Code, Grant, Refused
 from schema.envelope import MAX_DATA_BYTES
 from schema.message import Message
 from schema.names import room_problem
@@ -40,7 +40,7 @@ class Limits:
             forgotten, and counted.
     """
 
-    join: tuple[str, ...] = ("*",)
+    join: tuple[str, ...] = EVERY_ROOM
     max_data_bytes: int = MAX_DATA_BYTES
     publish_interval_s: float = 0.0
     publish_burst: int = 1

@@ -34,11 +34,9 @@ class Rules(RuleLimits, frozen=True):
     """`[rules]`: what one user may do, on all connections of this logic server together.
 
     Attributes:
-        join: rooms that a token may join which names none itself; a trailing `*` matches any rest.
         max_data_bytes: of one message.
     """
 
-    join: tuple[str, ...] = ("*",)
     max_data_bytes: Size = MAX_DATA_BYTES
 
 

@@ -23,6 +23,7 @@ from runtime.units import (
     Seconds,
     split_address,
 )
+from schema.access import EVERY_ROOM
 from schema.names import TOPIC
 
 ADMIN_PORT_OFFSET = 1000
@@ -290,7 +291,15 @@ class ClientDrain(DrainLimits, frozen=True):
 
 
 class RuleLimits(Section, frozen=True):
-    """The part of `[rules]` that limits a publisher: messages per second (0: no limit), and at once."""
+    """The part of `[rules]` that conn and logic servers have.
+
+    Attributes:
+        publish_rate: messages per second of one publisher; 0: no limit.
+        publish_burst: of them at once.
+        join: rooms that a token may join which names none itself; a trailing `*` matches any rest.  It holds
+            where tokens are checked.
+    """
 
     publish_rate: Annotated[float, msgspec.Meta(ge=0)] = msgspec.field(default=0.0, name="publish_rate")
     publish_burst: PositiveCount = msgspec.field(default=20, name="publish_burst")
+    join: tuple[str, ...] = EVERY_ROOM

@@ -47,6 +47,7 @@ class Unavailable(Exception):
         self.text = text
 
 
+EVERY_ROOM: Final = ("*",)
 EXPIRED: Final = "登录信息过期"
 INVALID: Final = "无效token"
 BAD_SIGNATURE: Final = "signature is invalid"

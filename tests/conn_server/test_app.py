@@ -32,7 +32,6 @@ from schema.tokens import TokenAuthority
 from tests.conn_server.serving import SUC, Peer, message, sign_in
 from tests.http import http_client
 from tests.logic_server.fakes import KEY, FakeProducer
-from tests.ports import free_port
 from tests.runtime.rpc.certificates import Certificates, make_certificates
 from tests.runtime.rpc.probe import serving
 
@@ -126,8 +125,8 @@ async def test_logic_servers_and_job_workers_are_spoken_to_through_mutual_tls(tm
 
 async def test_tokens_can_be_checked_here_and_are_counted_without_any_logic_server() -> None:
     token = Token(verify="local", secret=Secret(KEY))
-    nobody = Rpc(logic=(f"127.0.0.1:{free_port()}",))
-    async with run_conn_server(FakeProducer(), token=token, rules=Rules(join=("lobby",)), rpc=nobody) as conn:
+    rules, nobody = Rules(join=("lobby",)), Rpc(logic=())
+    async with run_conn_server(FakeProducer(), token=token, rules=rules, rpc=nobody) as conn:
         async with conn.connect() as peer:
             await peer.say(sign_in("lobby", TOKENS.issue("42", time.time())))
             assert await peer.hear() == SUC

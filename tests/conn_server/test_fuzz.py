@@ -33,6 +33,7 @@ FRAMES = (
     frame(b"a", 0x09),
     frame(b"a" * 126, PING),
     frame(b"a", form=126),
+    frame(b"a", length=(1 << 63) - 1),
     frame(b"", CLOSE),
     close(1000),
     close(4000, b"bye"),
