@@ -1,7 +1,12 @@
-"""From a message to the feed of its room: opened by the first one, gone when the room is quiet."""
+"""From a message to the feed of its room: opened by the first one, gone when the room is quiet.
+
+Beyond `max_rooms` the feed that has had nothing for longest ends early: whoever names many rooms, which costs
+nothing, must not hold up those that talk.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -46,7 +51,7 @@ class Dispatch(Generic[R]):
         self._outlet = outlet
         self._settle = settle
         self._nursery = feeds
-        self._feeds: dict[str, Feed[R]] = {}
+        self._feeds: OrderedDict[str, Feed[R]] = OrderedDict()  # the one that was used last at the end
         self._feed_ended = trio.lowlevel.ParkingLot()
         self._opened = 0
         self._dispatched = 0
@@ -55,14 +60,16 @@ class Dispatch(Generic[R]):
     async def put(self, record: R) -> None:
         """Give a message to its room's feed.
 
-        Waits while that feed is full, or while there are `max_rooms` others.  No checkpoint if it need not
-        wait.  Cancelled, the message has not been given to anybody.
+        Waits while that feed is full, or until another has flushed and ended if there are `max_rooms`.  No
+        checkpoint if it need not wait.  Cancelled, the message has not been given to anybody.
         """
-        feed = self._feed_of(record.message.room)
+        room = record.message.room
+        feed = self._feed_of(room)
         while feed is None:
             self._waits["rooms"] += 1
             await self._feed_ended.park()
-            feed = self._feed_of(record.message.room)
+            feed = self._feed_of(room)
+        self._feeds.move_to_end(room)
         try:
             feed.put_nowait(record)
         except trio.WouldBlock:
@@ -72,8 +79,12 @@ class Dispatch(Generic[R]):
         self._dispatched += 1
 
     def _feed_of(self, room: str) -> Feed[R] | None:
+        """Return the room's feed; None if another one has to end first, which has been told so."""
         feed = self._feeds.get(room)
-        if feed is None and len(self._feeds) < self._settings.max_rooms:
+        if feed is None:
+            if len(self._feeds) >= self._settings.max_rooms:
+                next(iter(self._feeds.values())).finish()
+                return None
             feed = self._feeds[room] = Feed(room, self._settings, self._outlet, self._settle)
             self._nursery.start_soon(feed.run, self._ended, name="feed")
             self._opened += 1

@@ -56,6 +56,8 @@ class Feed(Generic[R]):
         self._batch = RoomBatch[R](settings.batch, settings.max_bytes, settings.signal_s)
         # Records with the time at which they came.
         self._send, self._receive = trio.open_memory_channel[tuple[float, R]](settings.feed_messages)
+        self._is_finishing = False
+        self._idle = trio.CancelScope()  # of the wait for a first record
         self._asleep = trio.lowlevel.ParkingLot()
         # What must come until the sleeper is woken.
         self._missing = self._missing_bytes = 0
@@ -83,8 +85,9 @@ class Feed(Generic[R]):
                 self._asleep.unpark()
 
     def finish(self) -> None:
-        """Take no more messages; flush what is there, and end."""
-        self._send.close()
+        """Flush what is there and end, as if the room had been idle; so is what comes until then."""
+        self._is_finishing = True
+        self._idle.cancel()
         self._asleep.unpark()
 
     async def run(self, ended: Callable[[Feed[R]], None]) -> None:
@@ -98,23 +101,17 @@ class Feed(Generic[R]):
         """
         try:
             await self._merge()
-        except trio.EndOfChannel:
-            await self._flush()
         finally:
             ended(self)
 
     async def _merge(self) -> None:
-        """Take, merge, flush; return when the room is idle.
-
-        Raises:
-            trio.EndOfChannel: `finish` was called, and all was taken.
-        """
+        """Take, merge, flush; return when the room is idle, without an await since the channel was empty."""
         while True:
             await self._take_waiting()
             if not self._batch:
-                if not await self._take_first():
+                if self._is_finishing or not await self._take_first():
                     return
-            elif trio.current_time() >= self._batch.due:
+            elif self._is_finishing or trio.current_time() >= self._batch.due:
                 await self._flush()
             else:
                 await self._sleep()
@@ -130,7 +127,7 @@ class Feed(Generic[R]):
     async def _take_first(self) -> bool:
         """Wait for a record; False for an idle room, without an await since the channel was found empty."""
         entry = None
-        with trio.move_on_after(self._settings.idle_s):
+        with trio.CancelScope(deadline=trio.current_time() + self._settings.idle_s) as self._idle:
             entry = await self._receive.receive()
         if entry is None:
             try:

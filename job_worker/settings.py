@@ -29,7 +29,7 @@ class Room(Section, frozen=True):
 
     Attributes:
         feed_messages: that wait to be merged; a full feed stops the consumer.
-        max_rooms: with a feed at the same time; beyond, the consumer waits for one to end.
+        max_rooms: with a feed at the same time; beyond, the quietest one ends early.
     """
 
     WITHOUT_MEANING: ClassVar[tuple[str, ...]] = ("maxBufferSize",)

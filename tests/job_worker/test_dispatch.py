@@ -74,21 +74,43 @@ async def test_full_feed_makes_the_consumer_wait_and_loses_nothing(
     await dispatch.drain()
 
 
-async def test_room_beyond_the_limit_waits_for_another_to_end(
+async def test_room_beyond_the_limit_takes_the_place_of_the_quietest_at_once(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    dispatch, sink, _ = open_dispatch(nursery, max_rooms=2, idle_s=600)
-    await dispatch.put(Said(message(1, "a")))
-    await dispatch.put(Said(message(2, "b")))
-    with trio.move_on_after(100) as scope:
-        await dispatch.put(Said(message(3, "c")))
-    assert scope.cancelled_caught
-    await dispatch.put(Said(message(4, "b")))
-    await dispatch.put(Said(message(5, "c")))
-    assert trio.current_time() == pytest.approx(600)
-    assert dispatch.statistics().waits["rooms"] == 2
+    dispatch, sink, settled = open_dispatch(nursery, max_rooms=2, idle_s=600)
+    for number, room in enumerate("abacaacb"):
+        await dispatch.put(Said(message(number, room)))
+    assert trio.current_time() == 0
+    statistics = dispatch.statistics()
+    assert (statistics.feeds, statistics.opened, statistics.waits["rooms"]) == (2, 4, 2)
+    await trio.sleep(2)
+    assert sink.rooms == {"a": [0, 2, 4, 5], "b": [1, 7], "c": [3, 6]}
+    assert sorted(settled) == list(range(8))
     await dispatch.drain()
-    assert sink.rooms == {"a": [1], "b": [2, 4], "c": [5]}
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_nothing_is_lost_or_overtaken_when_feeds_take_each_others_places(
+    autojump_clock: MockClock, nursery: trio.Nursery, seed: int
+) -> None:
+    dispatch, sink, settled = open_dispatch(nursery, max_rooms=2, feed_messages=2)
+    dice = Random(seed)
+    numbers_of: dict[str, list[int]] = {}
+
+    async def talk(rooms: str, first: int) -> None:
+        for number in range(first, first + 50):
+            room = dice.choice(rooms)
+            numbers_of.setdefault(room, []).append(number)
+            await dispatch.put(Said(message(number, room)))
+            if dice.random() < 0.2:
+                await trio.sleep(dice.choice([0.0, 0.5, 1.0]))
+
+    async with trio.open_nursery() as intakes:
+        for at, rooms in enumerate(("ab", "cd", "ef")):
+            intakes.start_soon(talk, rooms, 50 * at)
+    await dispatch.drain()
+    assert sink.rooms == numbers_of
+    assert sorted(settled) == list(range(150))
 
 
 async def test_drain_flushes_all_feeds_at_once(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
