@@ -27,7 +27,7 @@ from schema.message import Push
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 0.25
-"""How often lanes look at the time: a conn server is detached at most this much late."""
+"""How often lanes look at the time: a call ends, and a conn server is detached, at most this much late."""
 LONGEST_TICK_S: Final = 4 * CHECK_INTERVAL_S
 """Between two such looks; what is more is the time of a process that stood still."""
 
@@ -49,7 +49,8 @@ class DeliveryStatistics:
     """The lanes that there are now, and what lanes have done since the start.
 
     Attributes:
-        lanes: conn servers; `detached_lanes` of them hold nobody up, `slow_lanes` drop instead of waiting.
+        lanes: conn servers; nobody waits for `detached_lanes` and `behind_lanes` of them, which do not answer
+            or are too late, and `slow_lanes` drop instead of waiting.
         held: batches waiting and under way, on all lanes; `held_bytes` of them.
         batches: handed over by feeds.
         answered: messages that a conn server has taken, counted for each.
@@ -63,6 +64,7 @@ class DeliveryStatistics:
     lanes: int
     detached_lanes: int
     slow_lanes: int
+    behind_lanes: int
     held: int
     held_bytes: int
     batches: int
@@ -96,12 +98,19 @@ class _AwakeTime:
 
 
 class _Opened:
-    """A lane and the callers that work on it."""
+    """A lane, the callers that work on it, and when each of their calls is over."""
 
     def __init__(self, name: str, lane: Lane) -> None:
         self.name = name
         self.lane = lane
         self.idle = trio.lowlevel.ParkingLot()
+        self.calls: dict[trio.CancelScope, float] = {}
+
+    def end_calls(self, now: float) -> None:
+        """End what is not answered in time."""
+        for scope, deadline in self.calls.items():
+            if deadline <= now:
+                scope.cancel()
 
 
 class Lanes:
@@ -171,6 +180,7 @@ class Lanes:
             await trio.sleep(CHECK_INTERVAL_S)
             for opened in list(self._lanes.values()):
                 was_detached = opened.lane.is_detached
+                opened.end_calls(self._time.now())
                 opened.lane.check(self._time.now())
                 if opened.lane.is_detached and not was_detached:
                     self._log.warning("conn server detached: no answer", address=opened.name)
@@ -219,8 +229,12 @@ class Lanes:
         lane = opened.lane
         longest_s = FIRST_PAUSE_S
         while True:
+            # Not Trio's deadline: it would pass while this process stands still, and the batch be sent again
+            # though its answer is there to be read.
+            call = trio.CancelScope()
+            opened.calls[call] = self._time.now() + self._settings.call_timeout_s
             try:
-                with trio.move_on_after(self._settings.call_timeout_s):
+                with call:
                     await server.broadcast(held.push)
                     self._note_alive(opened)
                     lane.answered(held, self._time.now())
@@ -232,6 +246,8 @@ class Lanes:
                 return
             except Unavailable:
                 pass
+            finally:
+                del opened.calls[call]
             if not lane.failed(held, self._time.now()):
                 return
             await trio.sleep(longest_s * (1 + self._jitter()) / 2)
@@ -250,6 +266,7 @@ class Lanes:
             lanes=len(lanes),
             detached_lanes=sum(lane.detached for lane in lanes),
             slow_lanes=sum(lane.slow for lane in lanes),
+            behind_lanes=sum(lane.behind for lane in lanes),
             held=sum(lane.batches for lane in lanes),
             held_bytes=sum(lane.held_bytes for lane in lanes),
             batches=tally.batches,

@@ -37,6 +37,11 @@ class Handover:
         self._outcomes: set[Outcome] = set()
         self._decide()
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether `done` has been called: the batch is not on loan any more."""
+        return self._done is None
+
     def keep(self) -> None:
         """Note that a lane that has not settled yet is not to be waited for."""
         self._waited -= 1

@@ -12,8 +12,13 @@ Rules
    NORMAL is dropped, its IMPORTANT is kept, and one NORMAL at a time is tried when there is nothing else to
    try.  An answer attaches it again.
 5. A NORMAL that is tried for `detach_after_s` is given up even if the lane is alive; IMPORTANT is given up
-   `window_s` after it was offered.  A detached lane keeps `max_bytes`, the newest.
-6. Each batch is settled with its handover exactly once.
+   `window_s` after it was offered.
+6. A lane that answers, but holds a batch that was offered `detach_after_s` ago, is behind: what it holds and
+   what is offered to it holds nobody up any more.  Nobody would else be served faster than it, once all that
+   may be on loan from the queue waits for it.
+7. A lane that nobody waits for (4, 6) keeps `max_bytes`, the newest, of what the queue has no more; the rest
+   is on loan, which is its bound, and would only come again later.
+8. Each batch is settled with its handover exactly once.
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ class LaneStatistics:
         answered: batches, since the lane was opened.
         detached: nobody waits for it.
         slow: it drops NORMAL instead of asking to wait.
+        behind: it answers, but nobody waits for it.
     """
 
     batches: int
@@ -59,6 +65,7 @@ class LaneStatistics:
     answered: int
     detached: bool
     slow: bool
+    behind: bool
 
 
 class Held:
@@ -86,6 +93,7 @@ class Lane:
 
     Attributes:
         is_detached: rule 4.
+        is_behind: rule 6.
     """
 
     def __init__(self, settings: LaneSettings, tally: Tally) -> None:
@@ -100,6 +108,7 @@ class Lane:
         self._unanswered_since = inf
         self._answered = 0
         self.is_detached = False
+        self.is_behind = False
         self._is_slow = False
         self._patience_ends = inf
         self._must_answer = 0
@@ -120,7 +129,7 @@ class Lane:
         return self._patience_ends
 
     def offer(self, push: Push, handover: Handover, now: float) -> None:
-        """Take a batch; it, or older ones, may be dropped for want of room (rules 2, 4, 5)."""
+        """Take a batch; it, or older ones, may be dropped for want of room (rules 2, 4, 7)."""
         held = Held(push, handover, now)
         if not self._held:
             self._unanswered_since = now
@@ -136,7 +145,7 @@ class Lane:
         queue.append(held)
         if push.level is Level.NORMAL:
             self._droppable[held] = None
-        if self.is_detached:
+        if self.is_detached or self.is_behind:
             held.keep()
         self._shrink()
 
@@ -146,11 +155,12 @@ class Lane:
             len(self._held) > limits.max_batches or self._held_bytes > limits.max_bytes
         ):
             self._drop(next(iter(self._droppable)), "full")
-        if self.is_detached and self._held_bytes > limits.max_bytes:
-            for held in [held for held in self._held if held.called_at is None]:
-                self._drop(held, "full")
+        if (self.is_detached or self.is_behind) and self._held_bytes > limits.max_bytes:
+            for held in list(self._held):
                 if self._held_bytes <= limits.max_bytes:
                     break
+                if held.called_at is None and held.handover.is_decided:
+                    self._drop(held, "full")
 
     # -- calling
 
@@ -203,9 +213,15 @@ class Lane:
     # -- time
 
     def check(self, now: float) -> None:
-        """Apply what only time brings about (rules 4 and 5); to be called every now and then."""
+        """Apply what only time brings about (rules 4 to 6); to be called every now and then."""
         if self._held and now - self._unanswered_since >= self._settings.detach_after_s:
             self._detach()
+        oldest = next(iter(self._held), None)
+        self.is_behind = oldest is not None and now - oldest.since >= self._settings.detach_after_s
+        if self.is_behind:
+            for held in self._held:
+                held.keep()
+            self._shrink()
         for held in list(self._held):
             if now - held.since < self._settings.window_s:
                 break
@@ -273,7 +289,7 @@ class Lane:
     def statistics(self) -> LaneStatistics:
         """Return what it holds now."""
         return LaneStatistics(
-            len(self._held), self._held_bytes, self._answered, self.is_detached, self._is_slow
+            len(self._held), self._held_bytes, self._answered, self.is_detached, self._is_slow, self.is_behind
         )
 
 

@@ -38,7 +38,10 @@ class WorkerStatistics:
     GAUGES: ClassVar = (
         *(f"loans_{name}" for name in ("on_loan", "known")),
         "dispatch_feeds",
-        *(f"delivery_{name}" for name in ("lanes", "detached_lanes", "slow_lanes", "held", "held_bytes")),
+        *(
+            f"delivery_{name}"
+            for name in ("lanes", "detached_lanes", "slow_lanes", "behind_lanes", "held", "held_bytes")
+        ),
     )
 
     loans: LoansStatistics

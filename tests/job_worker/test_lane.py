@@ -229,18 +229,53 @@ def test_important_is_kept_for_the_window() -> None:
     assert number(bench.take()) == 3
 
 
-def test_detached_lane_keeps_the_newest_important_that_fit() -> None:
+def test_lane_that_is_too_late_holds_nobody_up_until_it_has_caught_up() -> None:
+    bench = Bench(detach_after_s=8.0)
+    lane = bench.lane
+    handovers = [bench.offer(name, "a", I, lanes=2) for name in range(3)]
+    for handover in handovers:
+        handover.settle(Outcome.ANSWERED, is_kept=False)
+    for now in (3, 6):
+        lane.answered(bench.take(now), now)
+        lane.check(now)
+        assert not lane.is_behind
+    assert bench.told == {0: True, 1: True}
+    lane.check(8)
+    assert (lane.is_behind, lane.is_detached) == (True, False)
+    assert bench.told[2]
+    bench.offer(3, "b", I, now=9, lanes=2).settle(Outcome.ANSWERED, is_kept=False)
+    assert bench.told[3]
+    lane.answered(bench.take(9), 9)
+    lane.check(9.25)
+    assert not lane.is_behind
+    bench.offer(4, "c", I, now=9.5, lanes=2).settle(Outcome.ANSWERED, is_kept=False)
+    assert 4 not in bench.told
+    assert not lane.statistics().behind
+
+
+def test_lane_that_nobody_waits_for_keeps_the_newest_important_that_fit() -> None:
     bench = Bench(max_bytes=3 * (1000 + BOOKKEEPING_BYTES + 4))
     for name in range(3):
-        bench.offer(name, str(name), I, size=1000)
+        bench.offer(name, str(name), I, size=1000, lanes=2).settle(Outcome.ANSWERED, is_kept=False)
     under_way = bench.take()
-    bench.offer(3, "3", I, size=1000)
+    bench.offer(3, "3", I, size=1000, lanes=2).settle(Outcome.ANSWERED, is_kept=False)
     assert bench.told == {}
     bench.lane.check(8)
-    bench.offer(4, "4", I, now=8, size=1000)
-    assert bench.told == {1: False, 2: False}
+    assert bench.tally.dropped_important == {"full": 1}
+    bench.offer(4, "4", I, now=8, size=1000, lanes=2).settle(Outcome.ANSWERED, is_kept=False)
+    assert bench.told == dict.fromkeys(range(5), True)
     assert bench.tally.dropped_important == {"full": 2}
     assert number(under_way) == 0
+
+
+def test_what_is_on_loan_still_is_not_dropped_for_want_of_room_only_to_come_again() -> None:
+    bench = Bench(max_bytes=1000)
+    for name in range(5):
+        bench.offer(name, "a", I, size=1000)
+    bench.lane.check(8)
+    bench.offer(5, "a", I, size=1000, now=8)
+    assert bench.lane.statistics().batches == 6
+    assert (bench.told, bench.tally.dropped_important) == ({}, {})
 
 
 def test_refused_batch_is_over_and_the_lane_alive() -> None:

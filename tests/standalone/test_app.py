@@ -205,7 +205,10 @@ GAUGES = {
     *(f"queue_{name}" for name in ("messages", "size_bytes", "waiting", "on_loan", "deferred")),
     *(f"logic_{name}" for name in ("rules_users", "publish_waiting", "publish_waiting_bytes")),
     *(f"job_loans_{name}" for name in ("on_loan", "known")),
-    *(f"job_delivery_{name}" for name in ("lanes", "detached_lanes", "slow_lanes", "held", "held_bytes")),
+    *(
+        f"job_delivery_{name}"
+        for name in ("lanes", "detached_lanes", "slow_lanes", "behind_lanes", "held", "held_bytes")
+    ),
     *("job_dispatch_feeds", "consumer_on_loan", "rooms_rooms", "rooms_memberships", "poller_sockets"),
     *("admission_connections", "admission_addresses", "listener_held", "listener_refusals", "http_open"),
     *("admin_connections_open", "posting_replays_running", "posting_replays_remembered"),
