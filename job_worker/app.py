@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -29,7 +29,7 @@ from runtime.discovery.choice import open_discovery
 from runtime.lifecycle import Drain
 from runtime.metrics import Metrics
 from runtime.queue.nsq import NsqConsumer, NsqOptions, NsqQueue
-from runtime.rpc.channel import open_channel
+from runtime.rpc.channel import Channel, open_channel
 from runtime.rpc.tls import dialing_tls
 from runtime.tls import client_context
 
@@ -147,56 +147,89 @@ class Linking:
     tls: ssl.SSLContext | None
 
 
-@dataclass(frozen=True, slots=True)
 class Link:
-    """The way to one conn server, as long as discovery knows it."""
+    """The way to one conn server: as long as discovery knows it, and then as long as it is connected.
 
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
+    A conn server that drains is withdrawn first, and has members until the last one has been sent away; one
+    that stood still may be withdrawn and come again.  The channel finds out when nobody is there any more.
+    """
 
+    def __init__(self, address: str, linking: Linking) -> None:
+        self._address = address
+        self._linking = linking
+        self._is_known = True
+        self._scope = trio.CancelScope()
+        self._channel: Channel | None = None
 
-async def keep_links(conns: Peers, linking: Linking) -> None:
-    """Keep one link for each conn server that is known, until cancelled."""
-    links: dict[str, Link] = {}
-    known: frozenset[str] = frozenset()
-    async with trio.open_nursery() as nursery:
-        while True:
-            known = await conns.wait_changed(known)
-            for address in links.keys() - known:
-                # Ended before it may be opened again; closing a channel has a deadline.
-                link = links.pop(address)
-                link.scope.cancel()
-                await link.ended.wait()
-                linking.log.info("conn server gone", address=address)
-            for address in known - links.keys():
-                link = links[address] = Link()
-                linking.log.info("conn server found", address=address)
-                nursery.start_soon(run_link, address, link, linking, name=f"conn server {address}")
+    def stay(self) -> None:
+        """Keep the way open: discovery knows the conn server (again)."""
+        self._is_known = True
 
+    def leave(self) -> None:
+        """End the way with its connection, now if there is none."""
+        self._is_known = False
+        if self._channel is None or not self._channel.ready:
+            self._scope.cancel()
 
-async def run_link(address: str, link: Link, linking: Linking) -> None:
-    """Run channel and lane of one conn server until the link is cancelled."""
-    lane_settings, metrics = linking.settings.lane, linking.metrics
-    tls, server_name = linking.tls, linking.settings.tls.server_name or None
-    unregister: list[Callable[[], None]] = []
-    try:
-        with link.scope:
+    async def run(self, ended: Callable[[str], None]) -> None:
+        """Run until the way has ended when the conn server is not known any more.
+
+        Args:
+            ended: called with the address in the step in which that is found.
+        """
+        while self._is_known:
+            with trio.CancelScope() as self._scope:
+                await self._run_channel()
+        ended(self._address)
+
+    async def _run_channel(self) -> None:
+        """Run channel, stream and lane; they end together."""
+        linking, address = self._linking, self._address
+        lane_settings, metrics = linking.settings.lane, linking.metrics
+        tls, server_name = linking.tls, linking.settings.tls.server_name or None
+        unregister: list[Callable[[], None]] = []
+        try:
             async with (
                 open_channel(address, tls=tls, server_name=server_name) as channel,
                 trio.open_nursery() as nursery,
             ):
+                self._channel = channel
                 server = RemoteConn(channel, lane_settings.call_timeout_s, linking.log)
-                nursery.start_soon(server.run)
                 lane = await nursery.start(linking.worker.run_lane, address, server)
                 labels = {"conn": address}
-                gauges = ("batches", "held_bytes", "detached", "slow")
+                gauges = ("batches", "held_bytes", "detached", "slow", "behind")
                 unregister += [
                     metrics.register("lane", lane.statistics, gauges=gauges, labels=labels),
                     metrics.register(
                         "rpc", channel.statistics, gauges=("in_flight", "connections"), labels=labels
                     ),
                 ]
-    finally:
-        for each in unregister:
-            each()
-        link.ended.set()
+                await server.run(is_wanted=lambda: self._is_known or channel.ready)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._channel = None
+            for each in unregister:
+                each()
+
+
+async def keep_links(conns: Peers, linking: Linking) -> None:
+    """Keep one link for each conn server that is known, or has been and is still there, until cancelled."""
+    links: dict[str, Link] = {}
+    known: frozenset[str] = frozenset()
+
+    def ended(address: str) -> None:
+        del links[address]
+        linking.log.info("conn server gone", address=address)
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            known = await conns.wait_changed(known)
+            for address, link in links.items():
+                if address in known:
+                    link.stay()
+                else:
+                    link.leave()
+            for address in known - links.keys():
+                link = links[address] = Link(address, linking)
+                linking.log.info("conn server found", address=address)
+                nursery.start_soon(link.run, ended, name=f"conn server {address}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -60,14 +60,16 @@ class RemoteConn:
         self._problem = "not connected yet"
         self._way_found = trio.lowlevel.ParkingLot()
 
-    async def run(self) -> NoReturn:
-        """Keep the way open until cancelled."""
+    async def run(self, *, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Keep the way open until cancelled, or until it has ended and is not wanted any more."""
         while True:
             try:
                 self._problem = await self._serve()
             except RpcError as error:
                 self._problem = str(error)
             self._log.debug("no way to the conn server", address=self._channel.address, problem=self._problem)
+            if not is_wanted():
+                return
             await trio.sleep(self._backoff.draw_s())
 
     async def broadcast(self, push: Push) -> None:

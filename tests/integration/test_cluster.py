@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from schema.closing import CloseCode
-from tests.integration.cluster import open_cluster
+from schema.message import Level
+from tests.integration.cluster import Settings, open_cluster
 from tests.integration.crowd import Crowd, Talk, open_crowd
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -123,6 +124,35 @@ async def test_conn_server_is_gone_from_etcd_before_it_sends_its_clients_away(
             assert closed.code == CloseCode.GOING_AWAY
             assert "retry_after_ms" in closed.reason
         assert not conn.is_running
+
+
+async def test_members_of_a_draining_conn_server_hear_all_that_is_said_until_they_are_sent_away(
+    etcd_path: str, tmp_path: Path
+) -> None:
+    steps: Settings = {
+        "conn": {"ROOMCAST_DRAIN__STEPCONNECTIONS": "1", "ROOMCAST_DRAIN__STEPINTERVAL": "1s"},
+    }
+    async with open_cluster(etcd_path, tmp_path, logics=1, settings=steps) as cluster:
+        draining = cluster.conns[0]
+        async with (
+            cluster.join("1", "lobby", server=0) as first,
+            cluster.join("2", "lobby", server=0) as second,
+            cluster.join("3", "lobby", server=0) as last,
+            cluster.join("4", "lobby", server=1) as speaker,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(draining.end)
+            said = 0
+            with trio.fail_after(DRAIN_S):
+                # All but one have been sent away: etcd has not had it for long.
+                while [first.closed, second.closed, last.closed].count(None) > 1:
+                    await speaker.publish(b"%d" % said, level=Level.IMPORTANT)
+                    said += 1
+                    await trio.sleep(0.1)
+                assert draining.key not in await cluster.etcd.keys()
+                (member,) = (each for each in (first, second, last) if each.closed is None)
+                heard = [int(message.data) async for message in member.messages()]
+            assert heard[: said - 1] == list(range(said - 1))
 
 
 async def test_nothing_stays_in_etcd_of_services_that_end(etcd_path: str, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from schema.message import Level
 from tests.http import http_client
 from tests.job_worker.fakes import LOG, FakeQueue, message
 from tests.job_worker.test_rpc import RecordingConn, serve_conn
+from tests.ports import free_port
 from tests.runtime.queue.nsq.daemons import Daemon, Flags, best_kind, open_nsqd
 from tests.runtime.rpc.certificates import Certificates, make_certificates
 
@@ -240,7 +241,8 @@ class FakePeers:
 
 async def test_conn_servers_get_lanes_as_they_come_and_go(nursery: trio.Nursery) -> None:
     first, second = RecordingConn(), RecordingConn()
-    addresses = [(await serve_conn(nursery, conn)).addresses[0] for conn in (first, second)]
+    servers = [await serve_conn(nursery, conn) for conn in (first, second)]
+    addresses = [server.addresses[0] for server in servers]
     queue, peers, settings = FakeQueue(), FakePeers(), JobSettings()
     async with open_worker(settings, queue, LOG) as worker, trio.open_nursery() as links:
         metrics = Metrics()
@@ -260,13 +262,58 @@ async def test_conn_servers_get_lanes_as_they_come_and_go(nursery: trio.Nursery)
             peers.set(addresses[0])
             peers.set(*addresses)
         peers.set(addresses[0])
+        servers[1].drain(0.0)
         await until(lambda: worker.statistics().delivery.lanes == 1)
-        peers.set(*addresses)
-        await until(lambda: worker.statistics().delivery.lanes == 2)
+        consumer.put(message(3, "s"))
+        await until(lambda: first.numbers("s") == [2, 3])
         peers.set()
+        servers[0].drain(0.0)
         await until(lambda: not worker.has_conn_servers)
         assert consumer.is_paused
         await until(lambda: b'conn="' not in metrics.render())
+        links.cancel_scope.cancel()
+    nursery.cancel_scope.cancel()
+
+
+async def test_conn_server_that_is_withdrawn_is_pushed_to_until_it_has_gone(nursery: trio.Nursery) -> None:
+    """One that drains is withdrawn first, and has members for as long as it takes to send them away."""
+    conn = RecordingConn()
+    server = await serve_conn(nursery, conn)
+    queue, peers, settings = FakeQueue(), FakePeers(*server.addresses), JobSettings()
+    async with open_worker(settings, queue, LOG) as worker, trio.open_nursery() as links:
+        links.start_soon(keep_links, peers, Linking(settings, worker, Metrics(), LOG, None))
+        (consumer,) = queue.consumers.values()
+        consumer.put(message(1))
+        await until(lambda: conn.numbers("r") == [1])
+        peers.set()
+        for number in (2, 3):
+            consumer.put(message(number, level=Level.IMPORTANT))
+        await until(lambda: conn.numbers("r") == [1, 2, 3])
+        # Announced again, it keeps its stream.
+        peers.set(*server.addresses)
+        consumer.put(message(4, level=Level.IMPORTANT))
+        await until(lambda: conn.numbers("r") == [1, 2, 3, 4])
+        assert conn.streams == 1
+        peers.set()
+        server.drain(0.0)
+        await until(lambda: not worker.has_conn_servers)
+        links.cancel_scope.cancel()
+    nursery.cancel_scope.cancel()
+
+
+async def test_withdrawn_conn_server_that_cannot_be_reached_is_forgotten_at_once(
+    nursery: trio.Nursery,
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    queue, peers, settings = FakeQueue(), FakePeers(address), JobSettings()
+    async with open_worker(settings, queue, LOG) as worker, trio.open_nursery() as links:
+        links.start_soon(keep_links, peers, Linking(settings, worker, Metrics(), LOG, None))
+        await until(lambda: worker.has_conn_servers)
+        peers.set()
+        await until(lambda: not worker.has_conn_servers)
+        # Known again while the way is being closed, it is opened again.
+        peers.set(address)
+        await until(lambda: worker.has_conn_servers)
         links.cancel_scope.cancel()
     nursery.cancel_scope.cancel()
 
