@@ -67,11 +67,11 @@ class Loan:
 
     __slots__ = ("deliveries", "identity", "message", "touched_at")
 
-    def __init__(self, message: Message, delivery: Delivery, now: float) -> None:
+    def __init__(self, message: Message, delivery: Delivery) -> None:
         self.message = message
         self.identity: Identity | None = (message.origin, message.origin_seq) if message.origin else None
         self.deliveries = [delivery]
-        self.touched_at = now
+        self.touched_at = delivery.touched_at
 
 
 class Loans:
@@ -103,7 +103,7 @@ class Loans:
         except Malformed as exc:
             self._set_aside(delivery, exc)
             return None
-        loan = Loan(message, delivery, trio.current_time())
+        loan = Loan(message, delivery)
         identity = loan.identity
         if identity is not None:
             if (earlier := self._open.get(identity)) is not None:

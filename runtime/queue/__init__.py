@@ -28,6 +28,10 @@ class Delivery(Protocol):
     def attempts(self) -> int:
         """How often it has been delivered, from 1."""
 
+    @property
+    def touched_at(self) -> float:
+        """When its time limit was started last, Trio's time: when it came, however late it is received."""
+
     def finish(self) -> None:
         """Done: never deliver it again."""
 
@@ -56,7 +60,10 @@ class Consumer(Protocol):
     """One process's way out of the queue, for one topic and channel."""
 
     async def receive(self) -> Delivery:
-        """Wait for the next delivery.  Cancellation loses nothing."""
+        """Wait for the next delivery.  Cancellation loses nothing.
+
+        What has come and waits to be received does not time out meanwhile.
+        """
 
     def pause(self) -> None:
         """Ask for nothing more; what is on loan stays on loan."""

@@ -58,11 +58,12 @@ class MemoryConsumerStatistics:
 class MemoryDelivery:
     """A `runtime.queue.Delivery`."""
 
-    __slots__ = ("_consumer", "_is_answered", "_loan", "attempts", "body")
+    __slots__ = ("_consumer", "_is_answered", "_loan", "attempts", "body", "touched_at")
 
     def __init__(self, loan: Loan, consumer: MemoryConsumer) -> None:
         self.body = loan.message.body
         self.attempts = loan.message.attempts
+        self.touched_at = trio.current_time()
         self._loan = loan
         self._consumer = consumer
         self._is_answered = False
@@ -87,6 +88,7 @@ class MemoryDelivery:
     def touch(self) -> None:
         """Start the time limit anew."""
         if self._may_answer():
+            self.touched_at = trio.current_time()
             self._consumer.touch(self._loan)
 
     def _may_answer(self) -> bool:

@@ -132,8 +132,8 @@ class Channel:
 
     def requeue(self, loan: Loan, now: float, delay_s: float = 0.0) -> None:
         """Put the message of an open loan to the tail, after `delay_s`."""
-        self.settle(now)
         self._end(loan)
+        self.settle(now)
         if delay_s > 0:
             heappush(self._deferred, (now + delay_s, next(self._numbers), loan.message))
         else:

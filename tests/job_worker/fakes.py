@@ -41,6 +41,7 @@ class FakeDelivery:
         self.body = body
         self.attempts = attempts
         self.answer: str | float | None = None
+        self.touched_at = trio.current_time()
         self.touched: list[float] = []
 
     def finish(self) -> None:
@@ -53,7 +54,8 @@ class FakeDelivery:
 
     def touch(self) -> None:
         assert self.answer is None, "touched after its answer"
-        self.touched.append(trio.current_time())
+        self.touched_at = trio.current_time()
+        self.touched.append(self.touched_at)
 
 
 class FakeConsumer:

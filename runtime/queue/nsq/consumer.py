@@ -3,7 +3,8 @@
     nsqd --> connection --> _arrived --> arrivals --> receive --> the caller --> finish/requeue --> nsqd
 
 1. RDY is distributed over the connections: together `max_in_flight`, 0 while paused.
-2. A loan belongs to its connection and ends with it; what waits in `arrivals` then is not given out.
+2. A loan belongs to its connection and ends with it; what waits in `arrivals` then is not given out.  What
+   waits there for long is touched: timed out, it would come again behind all that came after it.
 3. When RDY moves from one connection to another, both may be full for a moment.  What would go over
    the bound of `arrivals` is requeued at once and counted.
 4. The end: RDY 0, give back what nobody has taken, wait for answers, REQ the rest, CLS.  nsqd would
@@ -34,6 +35,7 @@ from runtime.queue.nsq.statistics import ConsumerStatistics
 _FAIR: Final = 32
 # Arrivals over `max_in_flight`, in multiples of it, while RDY moves between connections.
 _SLACK: Final = 4
+# Or a sixth of the time limit, if that is less.
 _TICK_S: Final = 1.0
 # For CLS and its answer, with which nsqd says that it has read all that was written.
 _GOODBYE_S: Final = 1.0
@@ -227,7 +229,9 @@ class NsqConsumer:
 
     async def _tick(self) -> None:
         while True:
-            await trio.sleep(_TICK_S)
+            await trio.sleep(min(_TICK_S, self._options.msg_timeout_s / 6))
+            for delivery in self._arrivals:
+                delivery.keep()
             self._forget_ended()
             # Fewer deliveries than connections: each gets its turn.
             if self._max_in_flight < len(self._rdy):

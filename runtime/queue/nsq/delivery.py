@@ -32,17 +32,18 @@ class NsqDelivery:
         attempts: how often it has been delivered, from 1.
         timestamp_ns: when nsqd first had it, Unix time.
         address: of the nsqd that it came from.
+        touched_at: when its time limit was started last, on the clock of deadlines.
     """
 
     __slots__ = (
         "_connection",
-        "_deadline",
         "_ended",
         "_id",
         "_lender",
         "attempts",
         "body",
         "timestamp_ns",
+        "touched_at",
     )
 
     def __init__(self, message: Message, connection: Connection, lender: Lender) -> None:
@@ -52,7 +53,7 @@ class NsqDelivery:
         self._id = message.id
         self._connection = connection
         self._lender = lender
-        self._deadline = lender.now() + connection.negotiated.msg_timeout_s
+        self.touched_at = lender.now()
         self._ended = False
 
     @property
@@ -67,7 +68,19 @@ class NsqDelivery:
     @property
     def is_open(self) -> bool:
         """Whether an answer would still count."""
-        return not self._ended and self._connection.lost is None and self._lender.now() < self._deadline
+        return not self._ended and self._connection.lost is None and self._age_s() < self._timeout_s
+
+    @property
+    def _timeout_s(self) -> float:
+        return self._connection.negotiated.msg_timeout_s
+
+    def _age_s(self) -> float:
+        return self._lender.now() - self.touched_at
+
+    def keep(self) -> None:
+        """Touch it if a third of its time is over: for who has not given it out yet."""
+        if self._age_s() >= self._timeout_s / 3 and self.is_open:
+            self.touch()
 
     def finish(self) -> None:
         """Done: never deliver it again.  Late or repeated, it changes nothing and is counted."""
@@ -85,7 +98,7 @@ class NsqDelivery:
         if not self._may_answer():
             return
         self._connection.write_nowait(codec.touch(self._id))
-        self._deadline = self._lender.now() + self._connection.negotiated.msg_timeout_s
+        self.touched_at = self._lender.now()
         self._lender.count("touched")
 
     def _end(self, command: bytes, answer: str) -> None:

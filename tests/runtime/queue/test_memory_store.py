@@ -6,7 +6,7 @@ from math import inf
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime.queue.memory_store import Channel, Loan, Store
+from runtime.queue.memory_store import Channel, Loan, Message, Store
 
 TIMEOUT_S = 10.0
 
@@ -65,6 +65,17 @@ def test_refused_topic_without_a_channel_leaves_no_trace() -> None:
     store = new_store(max_bytes=1)
     assert store.publish("t", [b"12"], 0.0) is None
     assert list(store.channels()) == []
+
+
+def test_loan_that_is_given_back_in_the_moment_of_its_deadline_is_given_back_once() -> None:
+    channel = new_store().channel("t", "a")
+    for body in (b"1", b"2"):
+        channel.put(Message(body))
+    first, second = lend(channel), lend(channel)
+    # The clock has gone on since the holder was told that its answer would count.
+    channel.requeue(second, TIMEOUT_S)
+    assert channel.timed_out == 1
+    assert [body for body, _ in take_all(channel, TIMEOUT_S)] == [first.message.body, second.message.body]
 
 
 def test_timed_out_loans_and_delays_go_to_the_tail_in_the_order_of_their_times() -> None:

@@ -333,6 +333,19 @@ async def test_unanswered_loan_comes_again_and_late_answer_is_counted(kind: str,
         assert consumer.losses == 0
 
 
+async def test_what_waits_to_be_received_does_not_time_out_and_come_again_behind_others(
+    kind: str, tmp_path: Path
+) -> None:
+    async with open_pair(kind, tmp_path, msg_timeout_s=3.0) as (_, producer, consumer):
+        await producer.publish(TOPIC, numbers(20))
+        await until(lambda: consumer.statistics().waiting == 20)
+        await trio.sleep(4.0)
+        (await consumer.receive()).finish()
+        assert await take(consumer, 19) == numbers(19, 1)
+        statistics = consumer.statistics()
+        assert (statistics.redelivered, set(statistics.answers)) == (0, {"touched", "finished"})
+
+
 async def test_requeued_message_goes_to_the_tail(kind: str, tmp_path: Path) -> None:
     async with open_pair(kind, tmp_path, max_in_flight=1) as (_, producer, consumer):
         await producer.publish(TOPIC, numbers(20))
