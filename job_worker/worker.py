@@ -93,8 +93,8 @@ class Worker:
     async def drain(self, deadline: float) -> None:
         """Stop in order: consumers, then feeds, which flush, then lanes, until all is finished in the queue.
 
-        Ends at `deadline` (Trio's time) at the latest; what is on loan then goes back to the queue when
-        lanes and worker are closed.  Nothing is consumed afterwards.
+        Ends at `deadline` (Trio's time) at the latest; what is on loan then goes back to the queue.  Nothing
+        is consumed afterwards.
         """
         self._is_draining = True
         for consumer in self.consumers:
@@ -107,6 +107,7 @@ class Worker:
                     rest.start_soon(intake.run_rest)
             await self._dispatch.drain()
             await self._loans.wait_settled()
+        self._loans.give_back()
 
     async def _consume(self) -> None:
         with self._consuming:
