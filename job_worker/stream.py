@@ -19,7 +19,7 @@ from schema.message import Push
 from schema.proto.conn_pb2 import DeliverReply, DeliverRequest
 
 MAX_REQUEST_BYTES: Final = 256 * 1024
-"""Of pushes in one request, the last of which may exceed it."""
+"""Of pushes in one request; one that is larger itself leaves alone."""
 
 
 class DeliverCall(Protocol):
@@ -115,8 +115,11 @@ class DeliverStream:
     def _take(self) -> DeliverRequest:
         """Return what has gathered."""
         request, size_bytes = DeliverRequest(), 0
-        while self._unsent and size_bytes < MAX_REQUEST_BYTES:
-            batch = self._unsent.popleft()
+        while self._unsent:
+            batch = self._unsent[0]
+            if size_bytes and size_bytes + len(batch.body) > MAX_REQUEST_BYTES:
+                break
+            self._unsent.popleft()
             self._number += 1
             batch.number = self._number
             self._unanswered[batch.number] = batch

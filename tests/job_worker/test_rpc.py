@@ -45,7 +45,7 @@ class RecordingConn(ConnBase):
         error: that it answers calls with, if it has no Deliver.
         refused: text with which it refuses pushes, if any.
         stalls: it reads, and answers nothing.
-        batches: of each Deliver request.
+        batches: of each Deliver request, and `sizes` in bytes.
         streams: that were opened.
     """
 
@@ -57,6 +57,7 @@ class RecordingConn(ConnBase):
         self.stalls = False
         self.received = trio.Event()
         self.batches: list[int] = []
+        self.sizes: list[int] = []
         self.streams = 0
 
     async def BroadcastRoom(self, stream: Stream[BroadcastRoomReq, BroadcastRoomReply]) -> None:  # noqa: N802
@@ -77,6 +78,7 @@ class RecordingConn(ConnBase):
         await stream.send_message(DeliverReply(open=True))
         while (request := await stream.recv_message()) is not None:
             self.batches.append(len(request.batches))
+            self.sizes.append(request.ByteSize())
             self.received.set()
             if self.stalls:
                 await trio.sleep_forever()
@@ -145,14 +147,20 @@ async def test_pushes_that_gather_share_requests_and_keep_their_order() -> None:
 
 async def test_request_is_bounded_whatever_has_gathered() -> None:
     conn = RecordingConn()
-    large = Push("lobby", Level.NORMAL, b"x" * (MAX_REQUEST_BYTES // 2))
+    sizes = [MAX_REQUEST_BYTES // 3, MAX_REQUEST_BYTES // 3, 2 * MAX_REQUEST_BYTES, 1, 1]
     async with reaching(conn) as remote:
         await remote.broadcast(push(0))
         async with trio.open_nursery() as callers:
-            for _ in range(9):
-                callers.start_soon(remote.broadcast, large)
-    assert len(conn.requests) == 10
-    assert max(conn.batches) <= 2
+            for size in sizes:
+                callers.start_soon(remote.broadcast, Push("lobby", Level.NORMAL, bytes(size)))
+                await trio.lowlevel.checkpoint()
+    assert len(conn.requests) == 6
+    assert sum(conn.batches) == 6
+    assert all(
+        batches == 1 or size_bytes <= MAX_REQUEST_BYTES + 100
+        for batches, size_bytes in zip(conn.batches, conn.sizes, strict=True)
+    )
+    assert max(conn.batches) > 1
 
 
 @pytest.mark.parametrize(
