@@ -122,7 +122,7 @@ class Rules:
         sign_in_timeout_s: from the upgrade to a successful sign-in.
         heartbeat_timeout_s: without any whole frame, by client generation (0, and 1 or later).
         max_data_bytes: of one message's data.
-        post_anywhere: posting needs no membership.
+        post_anywhere: posting needs no membership, only a token that allows the room.
         publish_interval_s: of one message on average; 0 is no limit.
         publish_burst: messages that may come at once.
     """
@@ -245,6 +245,8 @@ class Session:
         if len(publish.data) > rules.max_data_bytes:
             return Code.TOO_LARGE, "too_large", f"data is over {rules.max_data_bytes} bytes"
         grant = self._grant_for(publish.room)
+        if not grant.may_join(publish.room):  # `post_anywhere` spares the join, not the token's rooms
+            return Code.FORBIDDEN, "may_not_join", "the token does not allow this room"
         if not grant.may_post:
             return Code.FORBIDDEN, "may_not_post", "the token does not allow posting"
         if publish.level is Level.IMPORTANT and not grant.may_important:

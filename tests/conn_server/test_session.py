@@ -239,6 +239,13 @@ def test_posting_elsewhere_is_a_setting_and_still_needs_a_room_name() -> None:
     assert err(session.frame_received(message("\n", request_id=1), NOW))[1] == 400
 
 
+def test_posting_elsewhere_goes_no_further_than_the_rooms_of_the_token() -> None:
+    session, refusals = signed_in_session(Rules(post_anywhere=True), grant=Grant(7, "7", rooms=("a", "b*")))
+    assert isinstance(session.frame_received(message("b2"), NOW), Enqueue)
+    assert err(session.frame_received(message("secret", request_id=1), NOW))[:2] == (5, 403)
+    assert refusals.counts == {"may_not_join": 1}
+
+
 def test_messages_over_the_rate_are_refused_until_time_has_passed() -> None:
     session, refusals = signed_in_session(Rules(publish_interval_s=1.0, publish_burst=2))
     kinds = [type(session.frame_received(message(request_id=1), NOW + t)) for t in (0, 0, 0, 0.9, 1.0, 1.0)]
