@@ -2,7 +2,7 @@
 
 Rules
 1. A connection counts from `enter` to `leave`, whatever it is in between: opening, client or HTTP.
-2. What is refused is counted by its reason and told when to come back.
+2. What is refused is counted by its reason.
 3. The pace is the generic cell rate algorithm (ITU-T I.371) on one float: when the next is due.
 """
 
@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
-
-RETRY_AFTER_S: Final = 5
-"""What refused clients are told; after a restart of a node all come at once, so not too soon."""
+from typing import NoReturn
 
 
 class Full(Exception):

@@ -25,7 +25,8 @@ import trio
 from conn_server.admission import Full, Pace
 from conn_server.client import Client, Node
 from conn_server.connection import Connection, TlsConnection, Wire
-from conn_server.opening import Doorway, Opening, Rejection
+from conn_server.opening import Doorway, Opening
+from conn_server.rejection import Rejection
 from conn_server.settings import WebSocket
 
 _ROUND_ACCEPTS: Final = 64  # between two checkpoints
@@ -37,6 +38,10 @@ _MAX_REFUSALS: Final = 64
 
 class Http(Protocol):
     """Who serves what is not a WebSocket."""
+
+    @property
+    def cors_origin(self) -> str:
+        """Whose pages may read answers: those that are given before it is known what was asked as well."""
 
     async def serve(self, sock: socket.socket, received: bytes) -> bytes | None:
         """Serve one connection, from the bytes that were read already, to its end, and close it.
@@ -95,6 +100,7 @@ class Listener:
             head_timeout_s=settings.head_timeout_s,
             max_head_bytes=settings.max_head_bytes,
             close_timeout_s=settings.close_timeout_s,
+            cors_origin=http.cors_origin,
         )
         self._held: deque[tuple[socket.socket, str]] = deque()  # each with its place, which bounds them
         self._holds = trio.Event()  # replaced when set

@@ -12,22 +12,20 @@ All of it has one deadline.
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from http import HTTPStatus
 from typing import Final, Protocol
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, Request
 from wsproto.utilities import RemoteProtocolError
 
-from conn_server.admission import RETRY_AFTER_S, Full
 from conn_server.poller import READABLE, WRITABLE, Poller
+from conn_server.rejection import Rejection
 from conn_server.upgrade import PlainUpgrade, plain_upgrade
 
 _READ: Final = 16 * 1024
@@ -75,6 +73,7 @@ class Doorway:
         head_timeout_s: from accept() to the end of the head, the TLS handshake included.
         max_head_bytes: of the request's head.
         close_timeout_s: for the peer's end after a rejection.
+        cors_origin: whose pages may read why they are turned away; "*" is any, "" is none.
         refusal: answer this to everybody from now on (the node is draining).
     """
 
@@ -85,6 +84,7 @@ class Doorway:
     head_timeout_s: float
     max_head_bytes: int
     close_timeout_s: float
+    cors_origin: str
     refusal: Rejection | None = None
     upgraded: int = 0
     handed_over: int = 0
@@ -93,33 +93,6 @@ class Doorway:
     def statistics(self) -> OpeningStatistics:
         """Return the outcomes since the start."""
         return OpeningStatistics(self.upgraded, self.handed_over, dict(self.rejected))
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An answer that ends the connection: status, reason for the counter, text for the peer."""
-
-    status: int
-    reason: str
-    text: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-    def encode(self) -> bytes:
-        """Return the HTTP response; its body is what `/msg` and `/tk` answer errors with."""
-        body = json.dumps({"code": 0, "msg": self.text}, ensure_ascii=False, separators=(",", ":")).encode()
-        lines = [
-            b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode()),
-            b"Content-Type: application/json",
-            b"Content-Length: %d" % len(body),
-            b"Connection: close",
-            *(b"%s: %s" % header for header in self.headers),
-        ]
-        return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-    @classmethod
-    def of_full(cls, full: Full) -> Rejection:
-        """Return the answer to a client that has no place."""
-        return cls(full.status, full.reason, full.text, ((b"Retry-After", b"%d" % RETRY_AFTER_S),))
 
 
 class Opening:
@@ -238,7 +211,7 @@ class Opening:
     def _reject(self, rejection: Rejection) -> None:
         self._doorway.rejected[rejection.reason] += 1
         try:
-            self._sock.send(rejection.encode())
+            self._sock.send(rejection.encode(self._doorway.cors_origin))
             self._sock.shutdown(socket.SHUT_WR)  # closing with unread input would reset the connection
         except OSError:
             self.abort()

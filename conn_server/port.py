@@ -16,21 +16,18 @@ from math import inf
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from conn_server.admission import RETRY_AFTER_S
 from conn_server.broadcast import Broadcaster
 from conn_server.client import Node
 from conn_server.connection import Connection, Wire
 from conn_server.listener import Http, Listener
-from conn_server.opening import Rejection
+from conn_server.rejection import Rejection
 from conn_server.settings import WebSocket
 from conn_server.sockets import tls_context
 from runtime.metrics import Metrics
 from runtime.sections import ClientDrain
 from schema.closing import CloseCode, draining_reason
 
-DRAINING = Rejection(
-    503, "draining", "this node is going away, try again", ((b"Retry-After", b"%d" % RETRY_AFTER_S),)
-)
+DRAINING = Rejection(503, "draining", "this node is going away, try again")
 
 
 class ClientPort:

@@ -59,6 +59,7 @@ PURE = (
     "conn_server/origin.py",
     "conn_server/outbox.py",
     "conn_server/placing.py",
+    "conn_server/rejection.py",
     "conn_server/rooms.py",
     "conn_server/session.py",
     "conn_server/upgrade.py",

@@ -21,8 +21,8 @@ from hypercorn.config import Config
 from hypercorn.typing import AppWrapper, ASGIFramework
 from structlog.typing import FilteringBoundLogger
 
-from conn_server.http.answers import TOO_MANY_CONNECTIONS, cors_headers
 from conn_server.http.streams import HandedStream
+from conn_server.rejection import Rejection
 from conn_server.settings import Http, WebSocket
 from runtime.failures import leaves
 from runtime.http import HastyStream, HttpConnection, Leave, Stages, http_config
@@ -34,6 +34,8 @@ LINGER_S: Final = 2.0
 """How long the peer's end is waited for: closing with unread input would take our answer back."""
 SPARED_S: Final = 1.0
 """A connection that has waited for a request for less is not given up for a newcomer."""
+
+TOO_MANY_CONNECTIONS: Final = Rejection(503, "connections", "too many connections, try again later")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,9 @@ class HttpFront:
         settings: `[http]`.
         websocket: `[websocket]`: its path, and the limits of a head.
         log: for connections that failed.
+
+    Attributes:
+        cors_origin: whose pages may read answers.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class HttpFront:
         websocket: WebSocket,
         log: FilteringBoundLogger,
     ) -> None:
+        self.cors_origin = settings.cors_origin
         self._app = app
         self._settings = settings
         self._websocket_path = websocket.path.encode()
@@ -86,7 +92,7 @@ class HttpFront:
             idle_s=settings.keep_alive_timeout_s,
             request_s=settings.body_timeout_s + settings.request_timeout_s + 2 * settings.write_timeout_s,
         )
-        self._refusal = _refusal_bytes(settings.cors_origin)
+        self._refusal = TOO_MANY_CONNECTIONS.encode(settings.cors_origin)
         self._served: dict[_Connection, None] = {}  # in no order that matters
         self._is_draining = False
         self._turning_away = 0
@@ -266,16 +272,3 @@ async def _linger(sock: socket.socket) -> None:
     with trio.move_on_after(LINGER_S), suppress(trio.BrokenResourceError):
         while await stream.receive_some():
             pass
-
-
-def _refusal_bytes(cors_origin: str) -> bytes:
-    answer = TOO_MANY_CONNECTIONS
-    headers = {
-        "Content-Type": answer.content_type,
-        "Content-Length": str(len(answer.body)),
-        "Connection": "close",
-        "Retry-After": str(answer.retry_after_s),
-        **cors_headers(cors_origin),
-    }
-    lines = [f"HTTP/1.1 {answer.status} Service Unavailable", *(f"{k}: {v}" for k, v in headers.items())]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + answer.body

@@ -24,13 +24,13 @@ from conn_server.http.answers import (
     NO_PARAMETERS,
     SUCCESS,
     Answer,
-    cors_headers,
     make_answer,
     refusal,
 )
 from conn_server.http.demo import HEADERS as DEMO_HEADERS, read_pages
 from conn_server.http.forms import MalformedForm, read_fields
 from conn_server.http.posting import Post, Posting
+from conn_server.rejection import cors_headers
 from conn_server.settings import Http
 from schema.access import Code
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from conn_server.connection import CLOSED, Connection, Limits, Pause, TlsConnection, Wire
-from conn_server.opening import Doorway, Opening, Rejection
+from conn_server.opening import Doorway, Opening
 from conn_server.poller import Poller
+from conn_server.rejection import Rejection
 from tests.conn_server.raw import ACCEPTED, UPGRADE, Frame, parse_frames
 from tests.conn_server.serving import LOG
 
@@ -228,6 +229,7 @@ def open_door(
         head_timeout_s=5.0,
         max_head_bytes=max_head_bytes,
         close_timeout_s=5.0,
+        cors_origin="*",
     )
     door = doorway.openings = Door(poller, wire, doorway, tls)
     try:

@@ -107,6 +107,8 @@ class ClosingHttp:
         later: gives the socket back instead, with this as the head of a later request.
     """
 
+    cors_origin = "*"
+
     def __init__(self) -> None:
         self.later: bytes | None = None
         self.received: list[bytes] = []

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from conn_server.admission import Full
-from conn_server.opening import OpeningStatistics, Rejection, answer_upgrade
+from conn_server.opening import OpeningStatistics, answer_upgrade
+from conn_server.rejection import Rejection
 from tests.conn_server.conftest import Tls
 from tests.conn_server.driven import Door, open_door
 from tests.conn_server.raw import ACCEPTED, BINARY, UPGRADE, frame
@@ -143,7 +144,7 @@ def test_any_head_is_answered_and_never_raises(junk: bytes, at: int, cut: int) -
     answer = answer_upgrade(head, ())
     if isinstance(answer, Rejection):
         assert answer.status in (400, 426)
-        assert answer.encode().startswith(b"HTTP/1.1 4")
+        assert answer.encode("*").startswith(b"HTTP/1.1 4")
     else:
         assert answer.startswith(b"HTTP/1.1 101 ")
 
@@ -223,6 +224,7 @@ async def test_who_has_no_place_is_told_after_the_head(door: Door) -> None:
         answer = peer.hear()
         assert status(answer) == 503
         assert b"\r\nRetry-After: 5\r\n" in answer
+        assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in answer
         assert answer.endswith(b'{"code":0,"msg":"this node is full, try again later"}')
         assert peer.is_at_end
         peer.sock.close()
@@ -364,17 +366,3 @@ async def test_abort_is_idempotent(door: Door) -> None:
     opening.abort()
     opening.abort()
     assert door.failures == ["here"]
-
-
-def test_rejection_is_json_with_a_length() -> None:
-    head, _, body = (
-        Rejection(429, "address", "zu viele", ((b"Retry-After", b"5"),)).encode().partition(b"\r\n\r\n")
-    )
-    assert body == b'{"code":0,"msg":"zu viele"}'
-    assert head.split(b"\r\n") == [
-        b"HTTP/1.1 429 Too Many Requests",
-        b"Content-Type: application/json",
-        b"Content-Length: 27",
-        b"Connection: close",
-        b"Retry-After: 5",
-    ]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from conn_server.http.answers import NO_PARAMETERS, SIGN_IN, SUCCEEDED, cors_headers, make_answer, refusal
+from conn_server.http.answers import NO_PARAMETERS, SIGN_IN, SUCCEEDED, make_answer, refusal
 from schema.access import Code
 
 
@@ -33,18 +33,3 @@ def test_only_limits_show_in_the_status_and_say_when_to_come_back(code: Code, st
     answer = refusal(code, "no")
     assert (answer.status, answer.code, answer.body) == (status, 0, b'{"code":0,"msg":"no"}')
     assert (answer.retry_after_s is not None) == (status != 200)
-
-
-def test_credentials_are_never_allowed_to_any_origin() -> None:
-    assert cors_headers("*") == {
-        "Access-Control-Allow-Origin": "*",
-        "Access-Control-Allow-Headers": "Content-Type,AccessToken,X-CSRF-Token, Authorization, Token",
-        "Access-Control-Allow-Methods": "POST, GET, OPTIONS",
-        "Access-Control-Expose-Headers": (
-            "Content-Length, Access-Control-Allow-Origin, Access-Control-Allow-Headers, Content-Type"
-        ),
-    }
-    one = cors_headers("https://chat.example")
-    assert one["Access-Control-Allow-Origin"] == "https://chat.example"
-    assert one["Access-Control-Allow-Credentials"] == "true"
-    assert cors_headers("") == {}

@@ -276,7 +276,7 @@ async def test_connections_over_the_limit_are_turned_away_with_503() -> None:
         async with first, second:
             async with third:
                 status, headers, body = await read_answer(third)
-                assert (status, headers["retry-after"], headers["connection"]) == (503, "2", "close")
+                assert (status, headers["retry-after"], headers["connection"]) == (503, "5", "close")
                 assert headers["access-control-allow-origin"] == "*"
                 assert body == b'{"code":0,"msg":"too many connections, try again later"}'
             served.logic.gate.set()
