@@ -80,12 +80,18 @@ class HttpConnection(TCPServer):
         self.idle_since = trio.current_time()
         self.requests = 0
         self._stages = stages
+        self._http: _PlainHttp | None = None
         self._is_left = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
         return self.stage != "request"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether part of a request has been read that is not under way yet."""
+        return self._http is not None and bool(self._http.connection.trailing_data[0])
 
     async def run(self) -> None:
         """Serve requests until the peer or a deadline ends it; cancelling ends it at once."""
@@ -125,7 +131,7 @@ class HttpConnection(TCPServer):
 
     async def _read_data(self) -> None:
         wrapper = self.protocol
-        wrapper.protocol = _PlainHttp(
+        wrapper.protocol = self._http = _PlainHttp(
             self.request_received,
             wrapper.app,
             wrapper.config,

@@ -134,11 +134,13 @@ class HttpFront:
         return head
 
     def drain(self) -> None:
-        """Finish what is under way and serve no further request on kept connections."""
+        """Finish what has begun to come, and close each connection that nothing has come on since.
+
+        A head that does not come to its end has no longer than that of a first request.
+        """
         self._is_draining = True
         for connection in self._served:
-            if connection.is_idle:
-                connection.scope.cancel()
+            connection.end_if_quiet()
 
     def statistics(self) -> HttpStatistics:
         """Return what there is now and was so far."""
@@ -157,7 +159,13 @@ class HttpFront:
         stream = HandedStream(sock, received)
         hasty = HastyStream(stream, self._settings.write_timeout_s)
         connection = _Connection(
-            self._call_app, self._config, hasty, self._stages, self._websocket_path, lambda: self._is_draining
+            self._call_app,
+            self._config,
+            hasty,
+            self._stages,
+            stream,
+            self._websocket_path,
+            lambda: self._is_draining,
         )
         self._served[connection] = None
         try:
@@ -227,18 +235,33 @@ class _Connection(HttpConnection):
         config: Config,
         stream: HastyStream,
         stages: Stages,
+        handed: HandedStream,
         websocket_path: bytes,
         is_draining: Callable[[], bool],
     ) -> None:
         super().__init__(app, config, stream, stages)
         self.upgrade: bytes | None = None
+        self._handed = handed
         self._websocket_path = websocket_path
         self._is_draining = is_draining
+
+    @property
+    def has_begun(self) -> bool:
+        return self._handed.has_unread or super().has_begun
+
+    def end_if_quiet(self) -> None:
+        """End it unless a request is under way, or part of one has come: that one would get no answer."""
+        if not self.is_idle:
+            return
+        if self.has_begun:
+            self.scope.deadline = min(self.scope.deadline, trio.current_time() + self._stages.head_s)
+        else:
+            self.scope.cancel()
 
     def became_idle(self) -> None:
         super().became_idle()
         if self._is_draining():
-            self.scope.cancel()
+            self.end_if_quiet()
 
     def request_received(self, request: Request, rest: bytes) -> None:
         # The opening has looked at the first request: giving that back would go round in circles.
@@ -252,10 +275,6 @@ class _Connection(HttpConnection):
                 )
             )
             raise Leave
-
-
-def _is_failure(error: BaseException) -> bool:
-    return isinstance(error, Exception) and not isinstance(error, BaseExceptionGroup)
 
 
 def _is_upgrade(request: Request, path: bytes) -> bool:

@@ -37,7 +37,13 @@ class HandedStream(trio.abc.HalfCloseableStream):
         self.has_sent_end = False
         self.has_received_end = False
         self._received = received
+        self._is_returning = False
         self._is_closed = False
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was read from the socket that `receive_some` has not returned yet."""
+        return self._is_returning or bool(self._received)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what there is, at most 16 KiB; b"" at the end.  Cancelling loses nothing.
@@ -51,10 +57,12 @@ class HandedStream(trio.abc.HalfCloseableStream):
             data, self._received = self._received[:_CHUNK_BYTES], self._received[_CHUNK_BYTES:]
             return data
         try:
-            data = await self._retry(partial(self.socket.recv, _CHUNK_BYTES), trio.lowlevel.wait_readable)
+            data = await self._retry(self._read, trio.lowlevel.wait_readable)
         except trio.BrokenResourceError:
             self.has_received_end = True
             raise
+        finally:
+            self._is_returning = False
         self.has_received_end = not data
         return data
 
@@ -91,6 +99,11 @@ class HandedStream(trio.abc.HalfCloseableStream):
             self._is_closed = True
             trio.lowlevel.notify_closing(self.socket)
         await trio.lowlevel.checkpoint()
+
+    def _read(self) -> bytes:
+        data = self.socket.recv(_CHUNK_BYTES)
+        self._is_returning = bool(data)  # until the checkpoint that follows is over
+        return data
 
     async def _retry(self, call: Callable[[], _T], wait: Callable[[socket.socket], Awaitable[None]]) -> _T:
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -404,6 +404,60 @@ async def test_draining_finishes_what_is_under_way_and_takes_no_further_request(
         await served.until(lambda: served.front.statistics().open == 0)
 
 
+@pytest.mark.parametrize("ticks", range(8))
+async def test_request_that_was_read_before_the_drain_is_answered(ticks: int) -> None:
+    """It counted as idle until its head was parsed, and was closed without a word or a number."""
+    async with http_port() as served:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(far)) as stream:
+            served.nursery.start_soon(served.front.serve, near, POST)
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            served.front.drain()
+            assert (await read_to_end(stream)).endswith(SUC)
+
+
+@pytest.mark.parametrize("before", [b"", POST])
+@pytest.mark.parametrize("size", [1, 30, len(POST) - 1])
+async def test_request_whose_head_has_begun_before_the_drain_is_answered(before: bytes, size: int) -> None:
+    async with http_port() as served, await served.connect() as stream:
+        await stream.send_all(before + POST[:size])
+        if before:
+            await read_answer(stream)
+        await served.until(lambda: served.front.statistics().open == 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        served.front.drain()
+        await stream.send_all(POST[size:])
+        assert (await read_to_end(stream)).endswith(SUC)
+    assert len(served.logic.published) == (2 if before else 1)
+
+
+async def test_requests_that_came_together_before_the_drain_are_all_answered() -> None:
+    async with http_port() as served, await served.connect() as stream:
+        served.logic.gate = trio.Event()
+        await stream.send_all(POST * 3)
+        await served.until(lambda: served.logic.waiting == 1)
+        served.front.drain()
+        served.logic.gate.set()
+        assert (await read_to_end(stream)).count(SUC) == 3
+
+
+@pytest.mark.parametrize(("before", "stage"), [(b"", "head"), (POST, "idle")])
+async def test_head_that_does_not_come_to_its_end_does_not_hold_up_a_drain_for_long(
+    before: bytes, stage: str
+) -> None:
+    async with http_port(head_timeout_s=0.2) as served, await served.connect() as stream:
+        await stream.send_all(before + POST[:30])
+        if before:
+            await read_answer(stream)
+        await served.until(lambda: served.front.statistics().open == 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        served.front.drain()
+        assert await read_to_end(stream) == b""
+        await served.until(lambda: served.front.statistics().timed_out == {stage: 1})
+
+
 async def test_hundreds_of_clients_that_come_and_go_leave_nothing() -> None:
     async def come_and_go(served: Served, number: int) -> None:
         stream = await served.connect()
