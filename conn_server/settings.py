@@ -25,7 +25,7 @@ from runtime.sections import (
 from runtime.units import Bind, Count, Peers, PositiveCount, PositiveDuration, Rate, Size
 from schema.access import EVERY_ROOM
 from schema.envelope import MAX_DATA_BYTES, MAX_FRAME_BYTES
-from schema.names import CONN_SERVICE, JOB_SERVICE, LOGIC_SERVICE
+from schema.names import CONN_SERVICE, LOGIC_SERVICE
 
 RESERVED_FDS: Final = 128
 """Files that are not clients: links, listeners, logs, connections on their way in."""
@@ -147,12 +147,11 @@ class Rpc(Section, frozen=True):
         logic: the logic servers where `[etcd] addrs` is empty.
     """
 
-    prefix: str = "etcd://chat_room/"
+    # Services are announced as the Go system's really are, without the prefix; and conn dials no job worker.
+    WITHOUT_MEANING: ClassVar[tuple[str, ...]] = ("prefix", "jobRpcPrefix")
+
     logic_service: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(
         default=LOGIC_SERVICE, name="logicRpcPrefix"
-    )
-    job_service: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(
-        default=JOB_SERVICE, name="jobRpcPrefix"
     )
     logic: Peers = ("127.0.0.1:6001",)
     request_timeout_s: PositiveDuration = 5.0

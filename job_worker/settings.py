@@ -97,7 +97,8 @@ class Rpc(Section, frozen=True):
         conns: the conn servers there are, where `[etcd] addrs` is empty.
     """
 
-    prefix: str = "etcd://chat_room/"
+    WITHOUT_MEANING: ClassVar[tuple[str, ...]] = ("prefix",)
+
     conn_service: Annotated[str, msgspec.Meta(min_length=1)] = msgspec.field(
         default=CONN_SERVICE, name="connRpcPrefix"
     )

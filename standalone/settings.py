@@ -23,9 +23,8 @@ class StandaloneSettings(ServiceSettings, frozen=True):
     """All settings of the all-in-one.  One admin port, one log, one drain and one secret serve all three."""
 
     NOT_HERE: ClassVar[tuple[str, ...]] = (
-        *(f"conn.{name}" for name in ("etcd", "srv", "tls", "log", "rpc.prefix")),
+        *(f"conn.{name}" for name in ("etcd", "srv", "tls", "log")),
         "conn.rpc.logicRpcPrefix",
-        "conn.rpc.jobRpcPrefix",
         "conn.rpc.logic",
         "conn.token.verify",
         "conn.rules.join",

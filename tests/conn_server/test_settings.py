@@ -23,7 +23,12 @@ def test_example_shows_every_key_with_its_default() -> None:
 def test_go_systems_example_starts_us_unchanged() -> None:
     loaded = load(ConnSettings, GO_EXAMPLE, {})
     assert loaded.settings == ConnSettings(etcd=Etcd(addrs=("127.0.0.1:2379",)))
-    assert loaded.without_meaning == ("bucket.routineAmount", "bucket.routineSize")
+    assert loaded.without_meaning == (
+        "bucket.routineAmount",
+        "bucket.routineSize",
+        "rpc.prefix",
+        "rpc.jobRpcPrefix",
+    )
 
 
 def test_defaults_are_the_contracts() -> None:

@@ -23,7 +23,7 @@ def test_example_shows_every_key_with_its_default() -> None:
 def test_go_systems_example_starts_us_unchanged() -> None:
     loaded = load(JobSettings, GO_EXAMPLE, {})
     assert loaded.settings == JobSettings(etcd=Etcd(addrs=("127.0.0.1:2379",)))
-    assert loaded.without_meaning == ()
+    assert loaded.without_meaning == ("rpc.prefix",)
 
 
 def test_defaults_are_the_contracts() -> None:
