@@ -5,6 +5,7 @@ deploy/examples/conn.toml says what each key is for; units are in the names here
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
@@ -31,7 +32,9 @@ RESERVED_FDS: Final = 128
 """Files that are not clients: links, listeners, logs, connections on their way in."""
 ENVELOPE_BYTES: Final = 512
 """What a frame carries around the data of one message, generously: room name, ids, field heads."""
-RESERVED_PATHS: Final = ("/", "/msg", "/tk")
+RESERVED_PATHS: Final = ("/", "/index.html", "/msg", "/tk")
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")  # pchar of RFC 3986, and nothing encoded
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 class Bucket(Section, frozen=True):
@@ -83,8 +86,13 @@ class WebSocket(Section, frozen=True):
         Raises:
             ValueError: the text begins with the key.
         """
-        if not self.path.startswith("/") or "?" in self.path or self.path in RESERVED_PATHS:
-            raise ValueError(f'path: expected a path of its own such as "/room", got {self.path!r}')
+        if not _PATH.fullmatch(self.path) or self.path in RESERVED_PATHS:
+            raise ValueError(
+                'path: expected a path of its own such as "/room", '
+                f"of letters, digits and -._~!$&'()*+,;=:@/, got {self.path!r}"
+            )
+        if not {".", ".."}.isdisjoint(self.path.split("/")):
+            raise ValueError(f"path: clients take . and .. out of a path, got {self.path!r}")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tlsCert and tlsKey: one needs the other")
         if self.max_data_bytes + ENVELOPE_BYTES > self.max_message_bytes:
@@ -96,9 +104,8 @@ class WebSocket(Section, frozen=True):
         if self.outbox_hard_bytes < self.max_data_bytes + ENVELOPE_BYTES:
             raise ValueError("outboxHard: must hold at least one message of maxData")
         for origin in self.origins:
-            parts = urlsplit(origin)
-            if not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment:
-                raise ValueError(f'origins: expected origins such as "https://chat.example", got {origin!r}')
+            if (problem := _origin_problem(origin)) is not None:
+                raise ValueError(f"origins: {problem}")
 
 
 class Http(Section, frozen=True):
@@ -115,6 +122,33 @@ class Http(Section, frozen=True):
     connections: PositiveCount = 256
     replay_window_s: PositiveDuration = 120.0
     replay_keys: PositiveCount = 65536
+
+    def __post_init__(self) -> None:
+        """Refuse what browsers would not take as their page's origin.
+
+        Raises:
+            ValueError: the text begins with the key.
+        """
+        if self.cors_origin in ("", "*"):
+            return
+        if (problem := _origin_problem(self.cors_origin)) is not None:
+            raise ValueError(f"corsOrigin: {problem}")
+
+
+def _origin_problem(origin: str) -> str | None:
+    """Say why no browser would ever send `origin`, which is compared byte by byte (RFC 6454 section 6.2)."""
+    try:
+        parts = urlsplit(origin)
+        is_origin = bool(parts.scheme and parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        parts, is_origin = urlsplit(""), False
+    if not is_origin or parts.path or parts.query or parts.fragment:
+        return f'expected origins such as "https://chat.example", got {origin!r}'
+    if not origin.isascii():
+        return f'browsers send a host in ASCII, such as "https://xn--...", got {origin!r}'
+    host = parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, "")).removesuffix(":")
+    sent = f"{parts.scheme}://{host}"
+    return None if origin == sent else f"browsers send {sent!r}, got {origin!r}"
 
 
 class Token(TokenKey, frozen=True):

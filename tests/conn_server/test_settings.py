@@ -53,6 +53,12 @@ def test_defaults_are_the_contracts() -> None:
     [
         ({"websocket.path": "room"}, "websocket.path: expected a path of its own"),
         ({"websocket.path": "/msg"}, "websocket.path: expected a path of its own"),
+        *(
+            ({"websocket.path": path}, "websocket.path: expected a path of its own")
+            for path in ("", "/room<", "/room/<x>", "/r oom", "/room#x", "/röom", "/r%20m", "/r?x", "/r\n")
+        ),
+        ({"websocket.path": "/index.html"}, "websocket.path: expected a path of its own"),
+        ({"websocket.path": "/a/../room"}, "websocket.path: clients take . and .. out of a path"),
         ({"websocket.tlsCert": "a.pem"}, "tlsCert and tlsKey"),
         ({"websocket.maxData": "64KiB"}, "websocket.maxData: must be 512 bytes under maxMessage"),
         ({"websocket.maxFrame": "65KiB"}, "websocket.maxFrame: must not be over maxMessage"),
@@ -60,6 +66,32 @@ def test_defaults_are_the_contracts() -> None:
         ({"websocket.outboxSoft": 1, "websocket.outboxHard": "60KiB"}, "websocket.outboxHard: must hold"),
         ({"websocket.origins": ["chat.example"]}, "websocket.origins: expected origins such as"),
         ({"websocket.origins": ["https://a/b"]}, "websocket.origins: expected origins such as"),
+        *(
+            (
+                {"websocket.origins": ["https://ok.example", origin]},
+                "websocket.origins: expected origins such as",
+            )
+            for origin in ("https://[", "https://a:x", "https://me@a", "https://", "//a", "https://:1")
+        ),
+        *(
+            (
+                {"websocket.origins": [origin]},
+                f"websocket.origins: browsers send 'https://chat.example', got {origin!r}",
+            )
+            for origin in (
+                "https://Chat.example",
+                "HTTPS://chat.example",
+                "https://chat.example:443",
+                "https://chat.example:",
+                "https://chat.example?",
+            )
+        ),
+        ({"websocket.origins": ["https://röom.example"]}, "websocket.origins: browsers send a host in ASCII"),
+        (
+            {"http.corsOrigin": "https://Chat.example"},
+            "http.corsOrigin: browsers send 'https://chat.example'",
+        ),
+        ({"http.corsOrigin": "https://chat.example/"}, "http.corsOrigin: expected origins such as"),
         ({"srv.listenAddr": ":6000"}, "srv.listenAddr: expected an address with a host"),
         ({"http.codes": "rust"}, "http.codes"),
         ({"websocket.signInTimeout": "0s"}, "websocket.signInTimeout"),
@@ -81,8 +113,13 @@ def test_rooms_for_tokens_that_name_none_are_taken_where_tokens_are_checked_here
     assert load(ConnSettings, None, {}, given).settings.rules.join == ("lobby",)
 
 
+@pytest.mark.parametrize("path", ["/room", "/room/", "/a/b.c/d", "/~me/chat;v=1", "/room:1@x"])
+def test_path_of_visible_characters_is_taken(path: str) -> None:
+    assert load(ConnSettings, None, {}, {"websocket.path": path}).settings.websocket.path == path
+
+
 def test_origin_allow_list_is_taken() -> None:
-    origins = ["https://chat.example", "http://localhost:8080"]
+    origins = ["https://chat.example", "http://localhost:8080", "http://[::1]:443", "capacitor://localhost"]
     settings = load(ConnSettings, None, {}, {"websocket.origins": origins}).settings
     assert settings.websocket.origins == tuple(origins)
 
