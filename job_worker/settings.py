@@ -5,10 +5,11 @@ deploy/examples/job.toml says what each key is for.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
+from runtime.rpc.limits import RpcLimits
 from runtime.sections import (
     Admin,
     ClientTls,
@@ -21,7 +22,13 @@ from runtime.sections import (
     ServiceSettings,
 )
 from runtime.units import Peers, PositiveCount, PositiveDuration, Size
+from schema.batch import HEAD_BYTES
 from schema.names import CHANNEL, CONN_SERVICE, JOB_SERVICE
+
+ITEM_BYTES: Final = 256
+"""Who said one record of a batch, when, and its identity, generously."""
+BESIDE_BATCH_BYTES: Final = 512 * 1024
+"""What a request may carry besides one batch: smaller ones that have gathered (stream.py), its own heads."""
 
 
 class Room(Section, frozen=True):
@@ -40,6 +47,20 @@ class Room(Section, frozen=True):
     idle_s: PositiveDuration = 600.0
     feed_messages: PositiveCount = 256
     max_rooms: PositiveCount = 100_000
+
+    def __post_init__(self) -> None:
+        """Refuse batches that no conn server takes: each would end the stream, and be tried again for ever.
+
+        Raises:
+            ValueError: the text begins with the key.
+        """
+        most_bytes = RpcLimits().receive_limit_bytes - BESIDE_BATCH_BYTES
+        records = min(self.batch, self.max_bytes // (HEAD_BYTES + 1))
+        if self.max_bytes + records * ITEM_BYTES > most_bytes:
+            raise ValueError(
+                f"maxBytes: with {ITEM_BYTES} more for each of {records} messages (batch) "
+                f"it must not be over {most_bytes} bytes, what a conn server takes at once"
+            )
 
 
 class Nsq(Nsqd, frozen=True):

@@ -60,6 +60,19 @@ def test_message_timeout_is_what_nsqd_allows() -> None:
         load(JobSettings, None, {}, {"nsq.msgTimeout": "500ms"})
 
 
+@pytest.mark.parametrize("given", [{"room.maxBytes": "8MiB"}, {"room.maxBytes": "3MiB", "room.batch": 5000}])
+def test_batch_that_no_conn_server_could_take_is_refused(given: dict[str, object]) -> None:
+    """Each ended the stream of every conn server, with all that was on it, and was then tried again."""
+    with pytest.raises(SettingsError, match=r"room\.maxBytes: .* what a conn server takes at once"):
+        load(JobSettings, None, {}, given)
+
+
+def test_batch_of_many_small_messages_is_taken() -> None:
+    given = {"room.maxBytes": "3MiB", "room.batch": 1000}
+    assert load(JobSettings, None, {}, given).settings.room.batch == 1000
+    assert load(JobSettings, None, {}, {"room.batch": 1_000_000}).settings.room.batch == 1_000_000
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
