@@ -22,6 +22,21 @@ SERVICES: dict[str, type[ServiceSettings]] = {
     "logic-1.toml": LogicSettings,
     "job-1.toml": JobSettings,
 }
+# Number -> where its reasons stand in the source, and how they are written there.
+REASONS = {
+    "sessions_refused": (("conn_server/session.py",), r'count\("(\w+)"\)|return Code\.\w+, "(\w+)"'),
+    "admission_refused": (("conn_server/admission.py",), r'_refuse\(\d+, "(\w+)"'),
+    "openings_rejected": (
+        ("conn_server/opening.py", "conn_server/port.py", "conn_server/admission.py"),
+        r'(?:Rejection|_fail|_refuse)\((?:[\w.]+,)?\s*"(\w+)"',
+    ),
+    "posting_refusals": (
+        ("conn_server/http/posting.py",),
+        r'(?:_refuse\(|_refusals\[|Code\.\w+, )"(\w+)"',
+    ),
+    "http_routes_refusals": (("conn_server/http/routes.py",), r'_refusals\["(\w+)"\]'),
+    "logic_rules_refused": (("logic_server/rules.py",), r'_refused\["(\w+)"\]|Code\.\w+, "(\w+)"'),
+}
 PACKAGES = ("runtime", "conn_server", "logic_server", "job_worker", "schema")
 
 
@@ -91,3 +106,14 @@ def test_numbers_on_the_page_on_operations_are_counted_somewhere() -> None:
     known = {f"{part}_{field}" for part in registered_parts() for field in fields}
     bare = {re.sub("_seconds$", "_s", name.removesuffix("_total")): name for name in named}
     assert sorted(name for name_as_counted, name in bare.items() if name_as_counted not in known) == []
+
+
+@pytest.mark.parametrize("number", REASONS)
+def test_every_reason_is_in_the_row_of_its_number(number: str) -> None:
+    paths, written = REASONS[number]
+    source = "".join((ROOT / path).read_text() for path in paths)
+    reasons = {"".join(filter(None, match.groups())) for match in re.finditer(written, source)}
+    assert len(reasons) > 1
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `roomcast_{number}_total"))
+    assert sorted(reason for reason in reasons if f"`{reason}`" not in row) == []
