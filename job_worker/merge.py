@@ -1,4 +1,4 @@
-"""How a room's messages become batches (wire.md 1.3).  Pure.
+"""How a room's messages become batches (wire.md 1.1, WebSocket).  Pure.
 
 Rules
 1. Records leave in the order in which they were added; nothing is dropped here.

@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz` and `/metrics` on a port of their own, by default on loopback (wire.md 1.2).
+"""`/livez`, `/readyz` and `/metrics` on a port of their own, by default on loopback (operations.md, Health).
 
     /livez     200 as long as the loop runs
     /readyz    200 when every condition is met, else 503; JSON {"ready": …, "reasons": {condition: why}}

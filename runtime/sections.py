@@ -254,7 +254,7 @@ class TokenKey(Section, frozen=True):
 
 
 class Admin(Section, frozen=True):
-    """`[admin]`: health and metrics; empty is loopback at the gRPC port + 1000 (wire.md 1.2)."""
+    """`[admin]`: health and metrics; empty is loopback at the gRPC port + 1000 (operations.md, Health)."""
 
     bind: OptionalBind = ""
 

@@ -1,4 +1,4 @@
-"""What `/msg` and `/tk` answer (wire.md 1.4), byte for byte.  Pure.
+"""What `/msg` and `/tk` answer (wire.md 1.2, HTTP), byte for byte.  Pure.
 
 Keys are sorted, strings are as Go's encoding/json writes them, and there is no newline at the end.
 """

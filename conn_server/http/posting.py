@@ -1,4 +1,4 @@
-"""What `POST /msg` does once its body is there (wire.md 1.4).
+"""What `POST /msg` does once its body is there (wire.md 1.2, HTTP).
 
 token ─▶ fields ─▶ may this user post that? ─▶ queue ─▶ answer
                                 a key that was seen ─▶ the same answer

@@ -1,4 +1,4 @@
-"""`POST /msg`, `POST /tk` and the demo page (wire.md 1.4); which socket they came on is not known here.
+"""`POST /msg`, `POST /tk` and the demo page (wire.md 1.2, HTTP); which socket they came on is not known here.
 
 A request whose body is complete is finished also when its client has gone: the client will send it again,
 and with an Idempotency-Key it then gets the answer to the first one.

@@ -1,4 +1,4 @@
-"""What stands in etcd for one server, as the Go system writes and reads it (wire.md 1.2).  Pure.
+"""What stands in etcd for one server, as the Go system writes and reads it (operations.md, etcd).  Pure.
 
     /room_conn/127.0.0.1:6000  ->  {"name":"room_conn","addr":"127.0.0.1:6000","version":"","weight":0}
 

@@ -63,6 +63,24 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     assert dead == []
 
 
+def sources() -> Iterator[Path]:
+    for package in (*PACKAGES, "standalone", "clients", "bench", "deploy", "tests"):
+        yield from (path for path in (ROOT / package).rglob("*") if path.suffix in {".py", ".js", ".toml"})
+
+
+def test_sections_that_the_source_names_are_on_the_page_under_that_title() -> None:
+    """A number alone goes on pointing somewhere when sections move."""
+    headings = re.findall(r"^#+ (.*)$", (ROOT / "docs" / "wire.md").read_text(), re.MULTILINE)
+    wrong, found = [], 0
+    for path in sources():
+        for number, title in re.findall(r"wire\.md (\d+\.\d+)(?:, (\w+))?", path.read_text()):
+            found += 1
+            if not any(title and heading.startswith(f"{number} {title}") for heading in headings):
+                wrong.append(f"{path.relative_to(ROOT)}: wire.md {number}, {title}")
+    assert wrong == []
+    assert found > 4
+
+
 def sample_files(text: str) -> Iterator[tuple[str, str]]:
     """Yield name and text of the settings files that the page on installing shows."""
     for block in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE):
