@@ -27,7 +27,6 @@ from schema.access import EVERY_ROOM
 from schema.names import TOPIC
 
 ADMIN_PORT_OFFSET = 1000
-SHORTEST_KEY_BYTES = 32
 
 
 def wire_key(name: str) -> str:
@@ -233,24 +232,18 @@ class TokenKey(Section, frozen=True):
     allow_short_key: bool = msgspec.field(default=False, name="allow_short_key")
     secret: Annotated[Secret | None, msgspec.Meta(extra={"secret": "token_secret"})] = None
 
-    def require_key(self) -> tuple[bytes, str | None]:
-        """Return the key, and what to warn about at each start if anything.
+    def require_key(self) -> bytes:
+        """Return the key, whatever it is worth: `schema.tokens.check_key` says.
 
         Raises:
-            SetupError: there is no secret, or one that is too short.
+            SetupError: there is no secret.
         """
         if self.secret is None:
             raise SetupError(
                 "no token secret: set ROOMCAST_TOKEN_SECRET, "
                 "or put a file token_secret into $CREDENTIALS_DIRECTORY"
             )
-        size = len(self.secret)
-        if size >= SHORTEST_KEY_BYTES:
-            return self.secret.reveal(), None
-        short = f"the token secret has {size} bytes, {SHORTEST_KEY_BYTES} are the least for HS256"
-        if not size or not self.allow_short_key:
-            raise SetupError(f"{short}; the Go system's key is taken with [token] allow_short_key = true")
-        return self.secret.reveal(), short
+        return self.secret.reveal()
 
 
 class Admin(Section, frozen=True):

@@ -15,7 +15,7 @@ def token_authority(token: TokenKey, log: FilteringBoundLogger) -> TokenAuthorit
     Raises:
         SetupError: there is no key, or none that can be used.
     """
-    key, _ = token.require_key()
+    key = token.require_key()
     try:
         warning = check_key(key, allow_short=token.allow_short_key)
     except ValueError as exc:

@@ -36,7 +36,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_token_secret_is_read_and_masked() -> None:
     loaded = load(LogicSettings, None, {"ROOMCAST_TOKEN_SECRET": "very private secret of 32 bytes!"})
-    assert loaded.settings.token.require_key() == (b"very private secret of 32 bytes!", None)
+    assert loaded.settings.token.require_key() == b"very private secret of 32 bytes!"
     assert "private" not in describe(loaded) + repr(loaded)
 
 

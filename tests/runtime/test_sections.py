@@ -56,27 +56,13 @@ def test_advertised_address_is_the_bound_one_unless_said() -> None:
     assert behind_nat.advertised() == "chat.example:6000"
 
 
-def test_long_key_is_taken_without_a_word() -> None:
-    assert TokenKey(secret=Secret(b"k" * 32)).require_key() == (b"k" * 32, None)
+def test_key_is_given_as_it_is() -> None:
+    assert TokenKey(secret=Secret(b"k")).require_key() == b"k"
 
 
 def test_missing_key_is_refused_with_where_to_put_it() -> None:
     with pytest.raises(SetupError, match="ROOMCAST_TOKEN_SECRET"):
         TokenKey().require_key()
-
-
-def test_short_key_needs_permission_and_is_warned_about() -> None:
-    with pytest.raises(SetupError, match=r"has 31 bytes.*allow_short_key"):
-        TokenKey(secret=Secret(b"k" * 31)).require_key()
-    key, warning = TokenKey(secret=Secret(b"k" * 31), allow_short_key=True).require_key()
-    assert key == b"k" * 31
-    assert warning is not None
-    assert "31 bytes" in warning
-
-
-def test_empty_key_is_refused_whatever_is_allowed() -> None:
-    with pytest.raises(SetupError, match="has 0 bytes"):
-        TokenKey(secret=Secret(b""), allow_short_key=True).require_key()
 
 
 def test_etcd_is_off_unless_its_addresses_are_given() -> None:

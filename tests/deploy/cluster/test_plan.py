@@ -53,7 +53,7 @@ def test_conn_servers_serve_on_ports_of_their_own_and_can_make_tokens(plan: Plan
         assert (conn.websocket.bind, conn.registration.listen_address) == (client, grpc)
         assert conn.token.issue
         assert conn.http.demo
-        assert conn.token.require_key() == (SECRET.encode(), None)
+        assert conn.token.require_key() == SECRET.encode()
         assert conn.etcd.addrs == ("127.0.0.1:2379",)
 
 
@@ -63,7 +63,7 @@ def test_logic_servers_and_job_worker_share_the_queue_and_only_logic_knows_the_s
     assert isinstance(job, JobSettings)
     assert logic.nsq.addresses == job.nsq.addresses == ("127.0.0.1:4150",)
     assert logic.registration.listen_address == "127.0.0.1:6011"
-    assert logic.token.require_key() == (SECRET.encode(), None)
+    assert logic.token.require_key() == SECRET.encode()
     assert "ROOMCAST_TOKEN_SECRET" not in plan.parts[-1].environ
 
 
