@@ -28,10 +28,9 @@ from runtime.discovery import Peers
 from runtime.discovery.choice import open_discovery
 from runtime.lifecycle import Drain
 from runtime.metrics import Metrics
-from runtime.queue.nsq import NsqConsumer, NsqOptions, NsqQueue
+from runtime.queue.nsq import NsqConsumer, NsqOptions, NsqQueue, options_from
 from runtime.rpc.channel import Channel, open_channel
 from runtime.rpc.tls import dialing_tls
-from runtime.tls import client_context
 
 CLOSING_S: Final = 2.0
 """Of the drain, kept for giving back to the queue what could not be delivered, or a quarter of it if less."""
@@ -84,24 +83,13 @@ async def serve(
 
 
 def nsq_options(nsq: Nsq) -> NsqOptions:
-    """Return how to reach nsqd.
+    """Return how to reach and treat nsqd.
 
     Raises:
         SetupError: a certificate, key or authority cannot be read.
     """
-    secret, tls = nsq.auth_secret, None
-    if nsq.tls:
-        tls = client_context("[nsq]", ca=nsq.ca_file, certificate=nsq.cert_file, key=nsq.key_file)
-    return NsqOptions(
-        nsqd=nsq.addresses,
-        tls=tls,
-        tls_name=nsq.server_name or None,
-        lookupd=nsq.lookupd,
-        auth_secret=secret.reveal().decode() if secret is not None else None,
-        msg_timeout_s=nsq.msg_timeout_s,
-        # Nothing is on loan any more when the worker closes its consumers.
-        drain_deadline_s=0.5,
-    )
+    # Nothing is on loan any more when the worker closes its consumers.
+    return options_from(nsq, lookupd=nsq.lookupd, msg_timeout_s=nsq.msg_timeout_s, drain_deadline_s=0.5)
 
 
 def register(metrics: Metrics, worker: Worker) -> None:

@@ -24,10 +24,9 @@ from runtime.admin import Readiness, open_admin
 from runtime.discovery.choice import open_discovery
 from runtime.lifecycle import Drain
 from runtime.metrics import Metrics
-from runtime.queue.nsq import NsqOptions, NsqProducer, NsqQueue
+from runtime.queue.nsq import NsqOptions, NsqProducer, NsqQueue, options_from
 from runtime.rpc.health import serve_with_health
 from runtime.rpc.tls import serving_tls
-from runtime.tls import client_context
 from runtime.tokens import token_authority
 
 CLOSING_S: Final = 1.0
@@ -86,23 +85,13 @@ async def serve(
 
 
 def nsq_options(nsq: Nsq) -> NsqOptions:
-    """Return how to reach nsqd.
+    """Return how to reach and treat nsqd.
 
     Raises:
         SetupError: a certificate, key or authority cannot be read.
     """
-    secret, tls = nsq.auth_secret, None
-    if nsq.tls:
-        tls = client_context("[nsq]", ca=nsq.ca_file, certificate=nsq.cert_file, key=nsq.key_file)
-    return NsqOptions(
-        nsqd=nsq.addresses,
-        tls=tls,
-        tls_name=nsq.server_name or None,
-        auth_secret=secret.reveal().decode() if secret is not None else None,
-        publish_deadline_s=nsq.publish_timeout_s,
-        # Nothing is being stored any more when the links have ended.
-        drain_deadline_s=0.5,
-    )
+    # Nothing is being stored any more when the links have ended.
+    return options_from(nsq, publish_deadline_s=nsq.publish_timeout_s, drain_deadline_s=0.5)
 
 
 def register(metrics: Metrics, logic: Logic, service: LogicService, producer: NsqProducer) -> None:

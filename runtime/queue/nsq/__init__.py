@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 
 from runtime.queue.nsq.consumer import NsqConsumer, open_consumer
 from runtime.queue.nsq.delivery import NsqDelivery
-from runtime.queue.nsq.options import NsqOptions
+from runtime.queue.nsq.options import NsqOptions, options_from
 from runtime.queue.nsq.producer import NsqProducer, open_producer
 from runtime.queue.nsq.statistics import ConsumerStatistics, ProducerStatistics
 
@@ -29,6 +29,7 @@ __all__ = [
     "ProducerStatistics",
     "open_consumer",
     "open_producer",
+    "options_from",
 ]
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from socket import gethostname
-from typing import Final
+from typing import Any, Final
+
+from runtime.sections import Nsqd
+from runtime.tls import client_context
 
 DEFAULT_NSQD: Final = "127.0.0.1:4150"
 
@@ -94,3 +97,25 @@ class NsqOptions:
             raise ValueError("nsqd takes no msg_timeout and no heartbeat below 1 s")
         if not self.output_buffering_ms:
             raise ValueError("no output buffering to ask for")
+
+
+def options_from(nsq: Nsqd, **treatment: Any) -> NsqOptions:
+    """Return how to reach the nsqd that settings name.
+
+    Args:
+        nsq: `[nsq]`: its addresses, secret and TLS.
+        treatment: the other fields of `NsqOptions`, as the service wants them.
+
+    Raises:
+        SetupError: a certificate, key or authority cannot be read.
+    """
+    secret, tls = nsq.auth_secret, None
+    if nsq.tls:
+        tls = client_context("[nsq]", ca=nsq.ca_file, certificate=nsq.cert_file, key=nsq.key_file)
+    return NsqOptions(
+        nsqd=nsq.addresses,
+        tls=tls,
+        tls_name=nsq.server_name or None,
+        auth_secret=secret.reveal().decode() if secret is not None else None,
+        **treatment,
+    )
