@@ -177,7 +177,7 @@ class Client:
             self._wake()
 
     async def _beat(self) -> None:
-        """Send heartbeats until the connection ends; end it when one is not answered."""
+        """Send heartbeats until the connection ends; end it when one is not answered as such."""
         while True:
             await trio.sleep(self._heartbeat_interval_s())
             try:
@@ -186,6 +186,9 @@ class Client:
                 self._link.abort(Closed(CloseCode.HEARTBEAT_TIMEOUT, "a heartbeat was not answered"))
                 return
             except Disconnected:
+                return
+            except ClientError as error:  # refused, or no sense: a task of ours must not raise into the block
+                self._link.abort(Closed(CloseCode.ABNORMAL, f"a heartbeat was not answered as one: {error}"))
                 return
 
     def _heartbeat_interval_s(self) -> float:

@@ -127,6 +127,8 @@ class Link:
             NoAnswer: not within the deadline, waiting for its turn included.
             Disconnected: the connection has ended, or ended meanwhile.
         """
+        if self.ended.is_set():  # the close frame may still be on its way, but nothing follows it
+            raise Disconnected(self.closed or LOST)
         id_ = next(self._ids)
         wire_id = id_ if self._version and wants_answer else 0
         request = _Request(id_, encode_request(type_, data, wire_id), wants_answer)
@@ -172,6 +174,9 @@ class Link:
     async def _write(self, websocket: WebSocketConnection) -> None:
         async with self._to_write:  # closed with this task, so that no caller waits for a turn in vain
             async for request in self._to_write:
+                if self.ended.is_set():
+                    request.done.set()
+                    return
                 if not request.abandoned and not await self._write_one(websocket, request):
                     return
 
@@ -233,10 +238,10 @@ class Link:
 
     def _end(self, closed: Closed) -> None:
         """Note the first reason, and wake everybody who waits for an answer."""
-        if self.closed is not None:
-            return
-        self.closed = closed
-        self.ended.set()
+        if self.closed is None:
+            self.closed = closed
+            self.ended.set()
+        # Each time: a request may have been on its way to its turn when the connection began to end.
         for request in self._awaited.values():
             request.done.set()
         if self._writing is not None:

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 import trustme
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Request as UpgradeRequest
@@ -25,9 +26,10 @@ from clients.python import (
 )
 from schema.access import Code
 from schema.closing import CloseCode, draining_reason
-from schema.envelope import PackageType, SignedIn, decode_request, encode_signed_in
+from schema.envelope import PackageType, Request, SignedIn, decode_request, encode_signed_in
 from schema.message import Level, Message
-from tests.clients.fake_server import NOW_MS, FakeServer, open_fake_server
+from schema.proto import conn_pb2 as pb
+from tests.clients.fake_server import NOW_MS, FakeServer, Member, open_fake_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -223,6 +225,43 @@ async def test_waiting_publish_fails_when_the_connection_ends(server: FakeServer
         await server.close_all(CloseCode.REFUSED)
 
 
+async def test_publish_after_the_connection_began_to_end_is_told_so_at_once(server: FakeServer) -> None:
+    """It was taken by the writer, which could not send it, and waited for its deadline."""
+    outcomes: list[Closed] = []
+
+    async def publish_when_it_ends(client: Client) -> None:
+        await client.wait_closed()
+        with pytest.raises(Disconnected) as disconnected:
+            await client.publish(b"late")
+        outcomes.append(disconnected.value.closed)
+
+    options = Options(max_buffered_messages=1)
+    async with join(server, options=options) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(publish_when_it_ends, client)
+        await server.push("lobby", [said("1", Level.IMPORTANT), said("2", Level.IMPORTANT)])
+    async with trio.open_nursery() as nursery, join(server) as client:
+        nursery.start_soon(publish_when_it_ends, client)
+        await trio.testing.wait_all_tasks_blocked()
+    assert [closed.code for closed in outcomes] == [CloseCode.SLOW_CONSUMER, CloseCode.NORMAL]
+
+
+async def test_publish_whose_turn_comes_when_the_connection_has_ended_is_told_so(server: FakeServer) -> None:
+    server.silent.add(PackageType.MESSAGE)
+    outcomes: list[str] = []
+
+    async def publish(client: Client) -> None:
+        try:
+            await client.publish(b"hello")
+        except Disconnected as error:
+            outcomes.append(type(error).__name__)
+
+    async with trio.open_nursery() as nursery, join(server) as client:
+        for _ in range(5):
+            nursery.start_soon(publish, client)
+        await trio.lowlevel.checkpoint()
+    assert outcomes == ["Disconnected"] * 5
+
+
 @pytest.mark.parametrize("version", [0, 1])
 async def test_unanswered_request_ends_at_its_deadline(server: FakeServer, version: int) -> None:
     server.silent.add(PackageType.MEMBERS)
@@ -247,6 +286,26 @@ async def test_heartbeats_go_by_themselves_and_a_missing_answer_ends_the_connect
         await server.wait_for_frames(PackageType.HEARTBEAT, 3)
         server.silent.add(PackageType.HEARTBEAT)
         assert (await client.wait_closed()).code == CloseCode.HEARTBEAT_TIMEOUT
+
+
+@pytest.mark.parametrize("data", [pb.Err(code=503, msg="later").SerializeToString(), b"\xff"])
+async def test_heartbeat_that_is_not_answered_as_one_ends_the_connection_and_not_the_application(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """It was raised into the block of the application, which had not asked for anything."""
+    answer_request = server.answer_request
+
+    async def answer_oddly(member: Member, request: Request) -> None:
+        if request.type == PackageType.HEARTBEAT:
+            await member.websocket.send_message(pb.Reply(data=data, id=request.id).SerializeToString())
+        else:
+            await answer_request(member, request)
+
+    monkeypatch.setattr(server, "answer_request", answer_oddly)
+    async with join(server, options=Options(heartbeat_interval_s=0.01)) as client:
+        closed = await client.wait_closed()
+        assert closed.code == CloseCode.ABNORMAL
+        assert "heartbeat" in closed.reason
 
 
 async def test_application_that_does_not_read_loses_the_oldest_normal_messages(server: FakeServer) -> None:
