@@ -19,7 +19,7 @@ let client = null;
 let userName = "";
 let followsTheEnd = true; // as long as the reader has not scrolled up
 
-/** Call the server's HTTP side with a form; return its JSON, or throw what it says. */
+/** Call the server's HTTP side with a form; return its JSON, or throw what it says (Refused: for good). */
 async function post(path, fields, token) {
   const response = await fetch(path, {
     method: "POST",
@@ -29,6 +29,8 @@ async function post(path, fields, token) {
   });
   const answer = await response.json();
   if (answer.code === 1) return answer;
+  // Over a limit, or on a node that drains: the same may be taken in a while.
+  if (response.status === 429 || response.status === 503) throw new Error(answer.msg);
   throw new Refused({ code: answer.code, text: answer.msg });
 }
 

@@ -145,8 +145,8 @@ export class RoomClient extends EventTarget {
    * @param {string} options.url ws:// or wss:// address of /room
    * @param {string} options.room
    * @param {number} [options.answerDeadlineMs] of every request
-   * @param {() => Promise<string>} options.asked for the first
-   *   token and for each new one; Refused from it is final, after any other error it is asked again
+   * @param {() => Promise<string>} options.fetchToken asked for the first token and for each new one;
+   *   Refused from it is final, whatever its code, after any other error it is asked again
    */
   constructor({ url, room, fetchToken, answerDeadlineMs = ANSWER_DEADLINE_MS }) {
     super();
@@ -207,12 +207,17 @@ export class RoomClient extends EventTarget {
 
   /** One connection, from its token to its end: return why it ended. */
   async #live() {
-    let fresh = false;
-    try {
-      if (this.#token === null) {
+    const fresh = this.#token === null;
+    if (fresh) {
+      try {
         this.#token = await this.#fetchToken();
-        fresh = true;
+      } catch (error) {
+        // Not judged by its code, as a refused sign-in is: those are the conn server's.
+        const code = error instanceof Refused ? CloseCode.NORMAL : CloseCode.ABNORMAL;
+        return { code, reason: error.message };
       }
+    }
+    try {
       const deliver = (push) => this.#deliver(push);
       const connection = new Connection(this.#url, deliver, this.#answerDeadlineMs);
       this.#connection = connection;
@@ -228,7 +233,7 @@ export class RoomClient extends EventTarget {
     }
   }
 
-  /** Say what an error of `#live` means for the next attempt. */
+  /** Say what an error of a connection means for the next attempt. */
   #closedBy(error, fresh) {
     if (error instanceof Disconnected) return error.closed;
     if (error instanceof Refused) {

@@ -65,6 +65,7 @@ class FakeServer:
         silent: requests of these types are not answered.
         refuse: room -> (code, text) of a refused sign-in or publish.
         refuse_tokens: /tk answers as if it were switched off.
+        is_full: /tk answers that there is no place.
         members: who is connected, signed in or not.
         sign_ins: (token, room, version) of every sign-in that came.
         frames: every request that came.
@@ -77,6 +78,7 @@ class FakeServer:
     silent: set[PackageType] = field(default_factory=set)
     refuse: dict[str, tuple[Code, str]] = field(default_factory=dict)
     refuse_tokens: bool = False
+    is_full: bool = False
     secure: bool = False
     members: list[Member] = field(default_factory=list)
     sign_ins: list[tuple[str, str, int]] = field(default_factory=list)
@@ -203,6 +205,8 @@ class FakeServer:
         form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
         path = path.partition("?")[0]
         if (method, path) == ("POST", "/tk"):
+            if self.is_full:
+                return _response(_json(code=0, msg="this node is full"), status="503 Service Unavailable")
             if self.refuse_tokens:
                 return _response(_json(code=0, msg="no tokens here"))
             return _response(_json(code=1, data=f"token-of-{form['uid']}", msg="suc"))

@@ -123,6 +123,18 @@ async def test_page_says_why_it_cannot_join_and_leaving_leads_back(
     await server.wait_for_members(0)
 
 
+async def test_page_asks_again_for_a_token_that_a_full_node_does_not_give(
+    chromium: Browser, server: FakeServer
+) -> None:
+    server.is_full = True
+    tab = await chromium.new_tab(f"{server.url}?name=ann&room=lobby")
+    await tab.evaluate("document.querySelector('#join button').click()")
+    await tab.wait_until("document.querySelector('#join-error').textContent === 'this node is full'")
+    server.is_full = False
+    await tab.wait_until("!document.querySelector('#chat').hidden")
+    assert all("503" in problem for problem in tab.take_problems())  # what the browser said to each
+
+
 async def test_page_is_labelled_and_takes_nothing_from_elsewhere(
     chromium: Browser, server: FakeServer
 ) -> None:

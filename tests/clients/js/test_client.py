@@ -19,11 +19,15 @@ FILES = Path(__file__).resolve().parents[3] / "clients" / "js"
 
 START = """
 (async ({ tokens, answerDeadlineMs }) => {
-  const { RoomClient } = await import("/client.js");
+  const { Refused, RoomClient } = await import("/client.js");
   const url = location.origin.replace("http", "ws") + "/room";
   window.events = [];
   window.asked = 0;
-  const fetchToken = async () => tokens[Math.min(asked++, tokens.length - 1)];
+  const fetchToken = async () => {
+    const token = tokens[Math.min(asked++, tokens.length - 1)];
+    if (typeof token === "string") return token;
+    throw token === null ? new Error("not now") : new Refused({ code: token, text: "not you" });
+  };
   window.client = new RoomClient({ url, room: "lobby", fetchToken, answerDeadlineMs });
   for (const name of ["state", "message", "joined", "heartbeat"]) {
     client.addEventListener(name, ({ detail }) => events.push({ name, ...detail }));
@@ -42,7 +46,10 @@ async def server(chromium: Browser) -> AsyncIterator[FakeServer]:
         await chromium.close_tabs()
 
 
-async def start(browser: Browser, server: FakeServer, *tokens: str, answer_deadline_ms: int = 10_000) -> Tab:
+async def start(
+    browser: Browser, server: FakeServer, *tokens: str | int | None, answer_deadline_ms: int = 10_000
+) -> Tab:
+    """Run a client; it gets `tokens` in turn: a number is a refusal with that code, None another error."""
     tab = await browser.new_tab(server.url)
     options = {"tokens": tokens or ("token-of-ann",), "answerDeadlineMs": answer_deadline_ms}
     await tab.evaluate(f"{START}({json.dumps(options)})")
@@ -113,3 +120,20 @@ async def test_close_during_the_sign_in_keeps_its_meaning(chromium: Browser, ser
     await server.close_all(CloseCode.REFUSED, "not from there")
     await tab.wait_until("states().at(-1) === 'stopped'")
     assert await tab.evaluate("all('state').at(-1).reason") == "not from there"
+
+
+@pytest.mark.parametrize("code", [0, Code.NOT_SIGNED_IN, Code.UNAVAILABLE])
+async def test_refusal_of_who_gives_tokens_is_final_whatever_its_code(
+    chromium: Browser, server: FakeServer, code: int
+) -> None:
+    """It was judged as if the conn server had refused the sign-in, and with 100 and 503 came for ever."""
+    tab = await start(chromium, server, int(code))
+    await tab.evaluate("running")
+    assert await tab.evaluate("[asked, all('state').at(-1).reason]") == [1, "not you"]
+    assert await states(tab) == ["connecting", "stopped"]
+
+
+async def test_token_that_cannot_be_had_now_is_asked_for_again(chromium: Browser, server: FakeServer) -> None:
+    tab = await start(chromium, server, None, "token-of-ann")
+    await tab.wait_until("states().at(-1) === 'joined'")
+    assert await states(tab) == ["connecting", "waiting", "connecting", "joined"]
