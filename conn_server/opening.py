@@ -211,7 +211,7 @@ class Opening:
     def _reject(self, rejection: Rejection) -> None:
         self._doorway.rejected[rejection.reason] += 1
         try:
-            self._sock.send(rejection.encode(self._doorway.cors_origin))
+            self._sock.send(rejection.encode(self._doorway.cors_origin, self._head))
             self._sock.shutdown(socket.SHUT_WR)  # closing with unread input would reset the connection
         except OSError:
             self.abort()

@@ -56,24 +56,30 @@ class Rejection:
     text: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    def encode(self, cors_origin: str) -> bytes:
+    def encode(self, cors_origin: str, request: bytes) -> bytes:
         """Return the HTTP response; its body is what `/msg` and `/tk` answer errors with.
+
+        Before a page posts with a token its browser asks with OPTIONS, and shows the page nothing of a
+        refusal of that: it is answered with 200, and what the page then sends is refused.
 
         Args:
             cors_origin: whose pages may read it, as in `cors_headers`.
+            request: how what is answered begins, as far as it has been read.
         """
-        body = b'{"code":0,"msg":%s}' % encode_string(self.text)
+        is_preflight = request.startswith(b"OPTIONS ") and bool(cors_origin)
+        status = 200 if is_preflight else self.status
+        body = b"" if is_preflight else b'{"code":0,"msg":%s}' % encode_string(self.text)
         headers = {
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
             "Connection": "close",
             **cors_headers(cors_origin),
         }
-        wait_s = retry_after_s(self.status)
+        wait_s = retry_after_s(status)
         if wait_s is not None:
             headers["Retry-After"] = str(wait_s)
         lines = [
-            b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode()),
+            b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()),
             *(f"{name}: {value}".encode() for name, value in headers.items()),
             *(b"%s: %s" % header for header in self.headers),
         ]

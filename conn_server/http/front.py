@@ -92,7 +92,6 @@ class HttpFront:
             idle_s=settings.keep_alive_timeout_s,
             request_s=settings.body_timeout_s + settings.request_timeout_s + 2 * settings.write_timeout_s,
         )
-        self._refusal = TOO_MANY_CONNECTIONS.encode(settings.cors_origin)
         self._served: dict[_Connection, None] = {}  # in no order that matters
         self._is_draining = False
         self._turning_away = 0
@@ -116,7 +115,7 @@ class HttpFront:
             if self._has_room():
                 head = await self._run(sock, received)
             else:
-                await self._turn_away(sock)
+                await self._turn_away(sock, received)
         except BaseExceptionGroup as group:
             failed, others = group.split(Exception)
             if failed is not None:
@@ -203,10 +202,10 @@ class HttpFront:
             self._failed(exc)
             raise
 
-    async def _turn_away(self, sock: socket.socket) -> None:
+    async def _turn_away(self, sock: socket.socket, received: bytes) -> None:
         self._refused += 1
         with suppress(OSError):  # into an empty socket buffer: it fits, unless the peer is gone
-            sock.send(self._refusal)
+            sock.send(TOO_MANY_CONNECTIONS.encode(self.cors_origin, received))
         if self._turning_away >= self._settings.connections:
             return
         self._turning_away += 1

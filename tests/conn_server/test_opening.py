@@ -144,7 +144,7 @@ def test_any_head_is_answered_and_never_raises(junk: bytes, at: int, cut: int) -
     answer = answer_upgrade(head, ())
     if isinstance(answer, Rejection):
         assert answer.status in (400, 426)
-        assert answer.encode("*").startswith(b"HTTP/1.1 4")
+        assert answer.encode("*", b"").startswith(b"HTTP/1.1 4")
     else:
         assert answer.startswith(b"HTTP/1.1 101 ")
 
@@ -231,6 +231,15 @@ async def test_who_has_no_place_is_told_after_the_head(door: Door) -> None:
         door.poller.turn()
     assert door.failures == [None, None]
     assert door.doorway.statistics().rejected == {"connections": 2}
+
+
+async def test_preflight_of_who_has_no_place_is_answered_so_that_the_page_hears_of_the_refusal(
+    door: Door,
+) -> None:
+    peer = door.knock(place=None, refusal=Rejection.of_full(Full(503, "connections", "full")))
+    peer.say(b"OPTIONS /msg HTTP/1.1\r\nHost: x\r\nOrigin: https://page\r\n\r\n")
+    assert status(peer.hear()) == 200
+    assert door.doorway.statistics().rejected == {"connections": 1}
 
 
 async def test_everybody_is_refused_while_draining(door: Door) -> None:
