@@ -10,7 +10,7 @@ Rules
    limit, the outbox by its limits.
 3. `abort` is the only place that closes the socket.  It takes the descriptor out of the poller first,
    tells the receiver once, and leaves no reference cycle.
-4. Closing: our close frame, then SHUT_WR, then whatever comes is thrown away until the peer's end or a
+4. Closing: our close frame, then our end, then whatever comes is thrown away until the peer's end or a
    deadline.  Closing with unread input would reset the connection, and the frame might never be seen.
 """
 
@@ -41,6 +41,7 @@ from conn_server.frames import (
 )
 from conn_server.outbox import Outbox
 from conn_server.poller import READABLE, WRITABLE, Poller
+from conn_server.tls import BLOCKED, end_writing
 from conn_server.unusual import Unusual, Violation
 from schema.closing import CLOSINGS, CloseCode
 from schema.message import Level
@@ -56,7 +57,6 @@ _HELD_BYTES: Final = 4096
 """What is taken of a peer that goes on talking while its last message is under way, twice at most."""
 _WAIT_BYTES: Final = 4096
 """A frame up to this size waits for its end in the tail, a bigger one in wsproto."""
-_BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _MAX_REASON_BYTES: Final = 123
 _IMPORTANT: Final = Level.IMPORTANT  # looking a member up costs more than a name
 
@@ -223,7 +223,7 @@ class Connection:
             data = self.sock.recv(_FIRST_READ)
             if len(data) == _FIRST_READ:
                 data += self._read_more()
-        except _BLOCKED:
+        except BLOCKED:
             return
         except OSError:
             self.abort()
@@ -239,7 +239,7 @@ class Connection:
         if len(self._tail) < _HELD_BYTES:
             try:
                 held = self.sock.recv(_HELD_BYTES)
-            except _BLOCKED:
+            except BLOCKED:
                 return
             except OSError:
                 self.abort()
@@ -389,7 +389,7 @@ class Connection:
 
     def unsent(self, frame: bytes, sent: int, error: OSError | None, level: Level) -> None:
         """Go on after a send that was not complete: `sent` bytes, or an error; broadcasts call it, too."""
-        if error is not None and not isinstance(error, _BLOCKED):
+        if error is not None and not isinstance(error, BLOCKED):
             self.abort()
             return
         limits, now = self._wire.limits, self._wire.poller.now
@@ -417,7 +417,7 @@ class Connection:
                 outbox.sent(sent, self._wire.poller.now)
                 if sent < len(frame):
                     return
-        except _BLOCKED:
+        except BLOCKED:
             return
         except OSError:
             self.abort()
@@ -517,7 +517,7 @@ class Connection:
         if self.state == CLOSED:
             return
         try:
-            self.sock.shutdown(socket.SHUT_WR)
+            end_writing(self.sock)
         except OSError:
             self.abort()
 

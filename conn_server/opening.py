@@ -26,11 +26,11 @@ from wsproto.utilities import RemoteProtocolError
 
 from conn_server.poller import READABLE, WRITABLE, Poller
 from conn_server.rejection import Rejection
+from conn_server.tls import BLOCKED, end_writing
 from conn_server.upgrade import PlainUpgrade, plain_upgrade
 
 _READ: Final = 16 * 1024
 """A TLS record at most: what OpenSSL had decrypted and kept back would raise no event."""
-_BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Stage(Enum):
@@ -131,7 +131,7 @@ class Opening:
             return
         try:
             data = self._sock.recv(_READ)
-        except _BLOCKED:
+        except BLOCKED:
             return
         except OSError:
             data = b""
@@ -212,7 +212,7 @@ class Opening:
         self._doorway.rejected[rejection.reason] += 1
         try:
             self._sock.send(rejection.encode(self._doorway.cors_origin, self._head))
-            self._sock.shutdown(socket.SHUT_WR)  # closing with unread input would reset the connection
+            end_writing(self._sock)
         except OSError:
             self.abort()
             return

@@ -11,6 +11,8 @@ from typing import Final, TypeVar
 
 import trio
 
+from conn_server.tls import end_writing
+
 _CHUNK_BYTES: Final = 16 * 1024
 """The largest TLS record: nothing that was decrypted stays behind in a socket that goes back to the poller,
 which would not be told of it."""
@@ -88,11 +90,8 @@ class HandedStream(trio.abc.HalfCloseableStream):
         if self.has_sent_end or self._is_closed:
             return
         self.has_sent_end = True
-        if isinstance(self.socket, ssl.SSLSocket):
-            with suppress(OSError, ValueError):  # it sends close_notify, and would wait for the peer's
-                self.socket.unwrap()
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)
+            end_writing(self.socket)
 
     async def aclose(self) -> None:
         if not self._is_closed:
