@@ -8,6 +8,7 @@ import ssl
 from typing import Final
 
 from conn_server.settings import WebSocket
+from conn_server.tls import TlsSocket
 from runtime.failures import setting_up
 from runtime.tls import NO_PASSPHRASE, reading_pem
 from runtime.units import split_address
@@ -75,6 +76,7 @@ def tls_context(settings: WebSocket) -> ssl.SSLContext | None:
     if not settings.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = TlsSocket
     with reading_pem(f"[websocket] tlsCert {settings.tls_cert}, tlsKey {settings.tls_key}"):
         context.load_cert_chain(settings.tls_cert, settings.tls_key, NO_PASSPHRASE)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

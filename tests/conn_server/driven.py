@@ -120,6 +120,10 @@ class RawPeer:
             self.is_at_end = not data
         return heard
 
+    def keep(self, data: bytes) -> None:
+        """Take `data`, which the test has read itself, as heard before everything else."""
+        self._rest += data
+
     def frames(self) -> list[Frame]:
         """Return the whole frames that have come."""
         found, self._rest = parse_frames(self.hear())

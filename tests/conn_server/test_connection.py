@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import socket
+import ssl
 import struct
 import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -313,6 +315,39 @@ async def test_progress_puts_the_stall_off() -> None:
         assert connection.state == OPEN
         door.poller.sweep_once(now + 40)
         assert connection.state == CLOSING
+
+
+async def test_peer_that_reads_a_large_frame_slowly_but_steadily_is_kept(door: Door) -> None:
+    """Over TLS a frame was sent as a whole or not at all: nothing counted as progress before its end."""
+    connection, _, peer = door.enter()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    now = door.poller.now = 1000.0
+    connection.send(b"x" * 90_000, Level.IMPORTANT)
+    while connection.outbox is not None:
+        now += 1.0
+        door.poller.now = now
+        with suppress(BlockingIOError, ssl.SSLWantReadError):
+            peer.sock.recv(1500)
+        door.poller.turn()
+        door.poller.sweep_once(now)
+    assert connection.state == OPEN
+    assert now - 1000.0 > 2 * LIMITS.stall_timeout_s
+
+
+async def test_large_frames_come_whole_however_little_of_them_is_taken_at_a_time(door: Door) -> None:
+    door.wire.limits = Limits()
+    connection, _, peer = door.enter()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    payloads = [bytes((number,)) * size for number, size in enumerate((16_380, 16_381, 32_768, 50_000, 9))]
+    for payload in payloads:
+        connection.send(payload, Level.IMPORTANT)
+        if waiting_bytes(connection):
+            for _ in range(3):  # some, not all: the next one is offered behind a half written one
+                with suppress(BlockingIOError, ssl.SSLWantReadError):
+                    peer.keep(peer.sock.recv(700))
+                door.poller.turn()
+    assert waiting_bytes(connection) > 0
+    assert peer.frames() == [(BINARY, payload) for payload in payloads]
 
 
 async def test_peer_that_pings_and_never_reads_is_evicted(door: Door) -> None:
