@@ -39,7 +39,7 @@ from conn_server.frames import (
     parse_header,
     unmask,
 )
-from conn_server.outbox import Outbox
+from conn_server.outbox import Frames, Outbox
 from conn_server.poller import READABLE, WRITABLE, Poller
 from conn_server.tls import BLOCKED, end_writing
 from conn_server.unusual import Unusual, Violation
@@ -102,7 +102,9 @@ class TrafficStatistics:
     Attributes:
         frames: whole frames that clients sent.
         unusual: pieces of them that wsproto looked at.
-        dropped_normal: NORMAL frames dropped at slow members.
+        dropped_normal: NORMAL frames that members did not get, by why: their outbox was `full`, they were
+            `evicted`, or the socket was `gone`.
+        dropped_important: all other frames that they did not get, answers among them; never for `full`.
         evicted: slow members, by why.
         closed: connections by close code, 1006 for those that ended without one, 0 for codes that only
             their clients know.
@@ -110,7 +112,8 @@ class TrafficStatistics:
 
     frames: int
     unusual: int
-    dropped_normal: int
+    dropped_normal: Mapping[str, int]
+    dropped_important: Mapping[str, int]
     evicted: Mapping[str, int]
     closed: Mapping[int, int]
 
@@ -124,7 +127,8 @@ class Wire:
     log: FilteringBoundLogger
     frames: int = 0
     unusual: int = 0
-    dropped_normal: int = 0
+    dropped_normal: Counter[str] = field(default_factory=Counter)
+    dropped_important: Counter[str] = field(default_factory=Counter)
     evicted: Counter[str] = field(default_factory=Counter)
     closed: Counter[int] = field(default_factory=Counter)
 
@@ -132,10 +136,22 @@ class Wire:
         """Count an ended connection; a client must not be able to make up a label per code."""
         self.closed[code if code in CLOSINGS else 0] += 1
 
+    def count_dropped(self, why: str, frames: Frames) -> None:
+        """Count frames that a member will not get."""
+        if frames.normal:
+            self.dropped_normal[why] += frames.normal
+        if frames.important:
+            self.dropped_important[why] += frames.important
+
     def statistics(self) -> TrafficStatistics:
         """Return the counts since the start."""
         return TrafficStatistics(
-            self.frames, self.unusual, self.dropped_normal, dict(self.evicted), dict(self.closed)
+            self.frames,
+            self.unusual,
+            dict(self.dropped_normal),
+            dict(self.dropped_important),
+            dict(self.evicted),
+            dict(self.closed),
         )
 
 
@@ -383,13 +399,16 @@ class Connection:
         if self.outbox is None:
             self._send_now(frame, level)
             return
-        self._wire.dropped_normal += self.outbox.offer(frame, level)
+        dropped = self.outbox.offer(frame, level)
+        if dropped:
+            self._wire.dropped_normal["full"] += dropped
         if self.outbox.is_overfull:
             self._evict("overflow")
 
     def unsent(self, frame: bytes, sent: int, error: OSError | None, level: Level) -> None:
         """Go on after a send that was not complete: `sent` bytes, or an error; broadcasts call it, too."""
         if error is not None and not isinstance(error, BLOCKED):
+            self._count_gone(Frames(1, 0) if level is Level.NORMAL else Frames(0, 1))
             self.abort()
             return
         limits, now = self._wire.limits, self._wire.poller.now
@@ -478,6 +497,8 @@ class Connection:
         """Close the socket now.  Idempotent; the receiver is told once."""
         if self.state == CLOSED:
             return
+        if self.outbox is not None:
+            self._count_gone(self.outbox.frames)
         if self.state == OPEN:
             self._wire.count_closed(code)
         self.state = CLOSED
@@ -492,8 +513,13 @@ class Connection:
         """Send a slow member away; if it reads at all, it learns why."""
         self._wire.evicted[why] += 1
         if self.outbox is not None:
-            self.outbox.clear()
+            self._wire.count_dropped("evicted", self.outbox.clear())
         self.close(CloseCode.SLOW_CONSUMER)
+
+    def _count_gone(self, frames: Frames) -> None:
+        """Count what the socket did not take before its end; our close frame, the last one, is no loss."""
+        important = frames.important - (self.state == CLOSING)
+        self._wire.count_dropped("gone", Frames(frames.normal, important))
 
     def _begin_closing(self, frame: bytes, code: int) -> None:
         if self.state:
@@ -507,7 +533,8 @@ class Connection:
         if self._receiver is not None:
             self._receiver.closing()
         if self.outbox is not None:
-            self._wire.dropped_normal += self.outbox.offer(frame, _IMPORTANT)
+            dropped = self.outbox.offer(frame, _IMPORTANT)
+            self._wire.count_dropped("full", Frames(dropped, 0))
             return
         self._send_now(frame, _IMPORTANT)
         if self.outbox is None:

@@ -10,8 +10,16 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from typing import NamedTuple
 
 from schema.message import Level
+
+
+class Frames(NamedTuple):
+    """How many frames, by level."""
+
+    normal: int
+    important: int
 
 
 class Outbox:
@@ -27,7 +35,16 @@ class Outbox:
         progress_at: when something was written last.
     """
 
-    __slots__ = ("_frames", "_hard_bytes", "_normal", "_number", "_soft_bytes", "progress_at", "size_bytes")
+    __slots__ = (
+        "_frames",
+        "_hard_bytes",
+        "_is_first_normal",
+        "_normal",
+        "_number",
+        "_soft_bytes",
+        "progress_at",
+        "size_bytes",
+    )
 
     def __init__(self, soft_bytes: int, hard_bytes: int, now: float) -> None:
         self._soft_bytes = soft_bytes
@@ -35,6 +52,7 @@ class Outbox:
         self._number = 0
         self._frames: OrderedDict[int, bytes | memoryview] = OrderedDict()
         self._normal: deque[int] = deque()  # numbers of NORMAL frames but the first one's, oldest first
+        self._is_first_normal = False
         self.size_bytes = 0
         self.progress_at = now
 
@@ -46,10 +64,18 @@ class Outbox:
         """Whether more waits than the hard limit allows."""
         return self.size_bytes > self._hard_bytes
 
+    @property
+    def frames(self) -> Frames:
+        """How many wait; one that is half written counts."""
+        normal = len(self._normal) + self._is_first_normal
+        return Frames(normal, len(self._frames) - normal)
+
     def offer(self, frame: bytes | memoryview, level: Level) -> int:
         """Queue `frame`; return how many NORMAL frames had to be dropped for the soft limit."""
         self._number += 1
-        if level is Level.NORMAL and self._frames:
+        if not self._frames:
+            self._is_first_normal = level is Level.NORMAL
+        elif level is Level.NORMAL:
             self._normal.append(self._number)
         self._frames[self._number] = frame
         self.size_bytes += len(frame)
@@ -73,12 +99,15 @@ class Outbox:
             return
         del self._frames[number]
         # The frame that is first now may be begun at any time.
-        if self._normal and self._normal[0] == next(iter(self._frames), None):
+        self._is_first_normal = bool(self._normal) and self._normal[0] == next(iter(self._frames), None)
+        if self._is_first_normal:
             self._normal.popleft()
 
-    def clear(self) -> None:
-        """Drop all but the first frame."""
+    def clear(self) -> Frames:
+        """Drop all but the first frame; return what is dropped."""
+        dropped = Frames(len(self._normal), max(0, len(self._frames) - 1) - len(self._normal))
         while len(self._frames) > 1:
             _, frame = self._frames.popitem()
             self.size_bytes -= len(frame)
         self._normal.clear()
+        return dropped

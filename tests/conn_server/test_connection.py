@@ -252,7 +252,7 @@ async def test_normal_frames_are_dropped_and_counted_beyond_the_soft_limit(door:
         connection.send(b"n" * 1000, Level.NORMAL)
     assert connection.outbox is not None
     assert connection.outbox.size_bytes <= 20_000
-    kept = 100 - door.wire.statistics().dropped_normal
+    kept = 100 - door.wire.statistics().dropped_normal["full"]
     assert 10 < kept < 20
     assert echo.codes == []
     assert peer.frames() == [(BINARY, b"x" * 1000)] * before + [(BINARY, b"n" * 1000)] * kept
@@ -297,6 +297,56 @@ async def test_evicted_peer_that_takes_nothing_is_gone_after_the_close_timeout(d
     door.poller.sweep_once(now + 26.1)
     assert connection.state == CLOSED
     assert echo.codes == [CloseCode.ABNORMAL]
+
+
+async def test_what_an_evicted_member_does_not_get_is_counted_by_level(door: Door) -> None:
+    connection, _, peer = door.enter()
+    now = door.poller.now = 1000.0
+    sent = fill(connection)
+    for level in (Level.NORMAL, Level.NORMAL, Level.IMPORTANT):
+        connection.send(b"waits", level)
+    door.poller.sweep_once(now + 20.1)
+    statistics = door.wire.statistics()
+    assert statistics.evicted == {"stalled": 1}
+    assert (statistics.dropped_normal, statistics.dropped_important) == ({"evicted": 2}, {"evicted": 1})
+    assert len(peer.frames()) == sent + 1  # what was half written then, and the close frame
+
+
+async def test_important_frame_that_evicts_is_counted_with_those_before_it(door: Door) -> None:
+    connection, echo, peer = door.enter()
+    sent = fill(connection)
+    while not echo.closings:
+        connection.send(b"i" * 1000, Level.IMPORTANT)
+        sent += 1
+    (*heard, _) = peer.frames()
+    assert door.wire.statistics().dropped_important == {"evicted": sent - len(heard)}
+
+
+async def test_what_waits_when_the_socket_ends_is_counted_as_gone(door: Door) -> None:
+    connection, _, peer = door.enter()
+    fill(connection)
+    connection.send(b"waits", Level.NORMAL)
+    peer.reset()
+    statistics = door.wire.statistics()
+    assert (statistics.dropped_normal, statistics.dropped_important) == ({"gone": 1}, {"gone": 1})
+
+
+async def test_frame_for_a_peer_that_has_gone_unnoticed_is_counted_as_gone(door: Door) -> None:
+    connection, _, peer = door.enter()
+    peer.sock.close()
+    while connection.state == OPEN:
+        connection.send(b"x", Level.NORMAL)
+    assert door.wire.statistics().dropped_normal == {"gone": 1}
+
+
+async def test_close_frame_that_is_never_written_is_no_loss(door: Door) -> None:
+    connection, _, _ = door.enter()
+    now = door.poller.now = 1000.0
+    fill(connection)
+    connection.close(CloseCode.GOING_AWAY)
+    door.poller.sweep_once(now + 5.1)
+    assert connection.state == CLOSED
+    assert door.wire.statistics().dropped_important == {"gone": 1}  # the one that was half written
 
 
 async def test_progress_puts_the_stall_off() -> None:

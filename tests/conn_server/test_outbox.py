@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, strategies as st
 
-from conn_server.outbox import Outbox
+from conn_server.outbox import Frames, Outbox
 from schema.message import Level
 
 NORMAL, IMPORTANT = Level.NORMAL, Level.IMPORTANT
@@ -95,12 +95,13 @@ def test_progress_is_noted() -> None:
 
 
 def test_clearing_leaves_the_first() -> None:
-    outbox = new_outbox()
+    outbox = new_outbox(soft=100)
     for frame in (b"abc", b"def", b"ghi"):
         outbox.offer(frame, NORMAL)
+    outbox.offer(b"jkl", IMPORTANT)
     outbox.sent(1, 1.0)
-    outbox.clear()
-    assert outbox.size_bytes == 2
+    assert outbox.clear() == Frames(normal=2, important=1)
+    assert (outbox.size_bytes, outbox.frames) == (2, Frames(normal=1, important=0))
     outbox.offer(b"close", IMPORTANT)
     assert drained(outbox) == [b"bc", b"close"]
 
@@ -131,6 +132,11 @@ class NaiveOutbox:
         self.frames[:1] = [(frame[size:], level)] if size < len(frame) else []
 
 
+def count(frames: list[tuple[bytes, Level]]) -> Frames:
+    levels = [level for _, level in frames]
+    return Frames(levels.count(NORMAL), levels.count(IMPORTANT))
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.binary(min_size=1, max_size=9), st.sampled_from(Level)),
@@ -156,8 +162,10 @@ def test_is_what_the_naive_model_is(
                 outbox.sent(size, 1.0)
                 model.sent(size)
         else:
-            outbox.clear()
+            lost = count(model.frames[1:])
+            assert outbox.clear() == lost
             del model.frames[1:]
+        assert outbox.frames == count(model.frames)
         assert (len(outbox), outbox.size_bytes) == (len(model.frames), model.size)
         assert outbox.is_overfull == (model.size > model.hard)
         first = outbox.first()
