@@ -27,7 +27,7 @@ from wsproto.utilities import RemoteProtocolError
 from conn_server.poller import READABLE, WRITABLE, Poller
 from conn_server.rejection import Rejection
 from conn_server.tls import BLOCKED, end_writing
-from conn_server.upgrade import PlainUpgrade, plain_upgrade
+from conn_server.upgrade import PlainUpgrade, breach, may_be_upgrade, plain_upgrade
 
 _READ: Final = 16 * 1024
 """A TLS record at most: what OpenSSL had decrypted and kept back would raise no event."""
@@ -163,7 +163,7 @@ class Opening:
         self._head += data
         doorway, head = self._doorway, self._head
         refusal = self._refusal or doorway.refusal
-        if refusal is None and not _may_be_get(head, doorway.path):
+        if refusal is None and not may_be_upgrade(head, doorway.path):
             doorway.handed_over += 1
             doorway.poller.remove(self._sock.fileno())
             doorway.openings.handed_over(self._sock, head, self._place or "")
@@ -240,7 +240,7 @@ def answer_upgrade(head: bytes, origins: Collection[bytes]) -> bytes | Rejection
 
 
 def _unusual_upgrade(head: bytes) -> PlainUpgrade | Rejection:
-    """Let wsproto judge what is not plain."""
+    """Let wsproto judge what is not plain, and then ourselves what it does not look at."""
     protocol = WSConnection(ConnectionType.SERVER)
     try:
         protocol.receive_data(head)
@@ -248,23 +248,21 @@ def _unusual_upgrade(head: bytes) -> PlainUpgrade | Rejection:
     except RemoteProtocolError as exc:
         hint = exc.event_hint
         if isinstance(hint, RejectConnection):
-            text = f"not a WebSocket upgrade: {exc}"
-            return Rejection(hint.status_code, "bad_upgrade", text, tuple(hint.headers))
+            return _bad_upgrade(str(exc), hint.status_code, tuple(hint.headers))
         return Rejection(400, "bad_request", "not an HTTP request")
-    except ValueError:  # a Host header that cannot be decoded
-        return Rejection(400, "bad_request", "not an HTTP request")
+    except ValueError:
+        return _bad_upgrade("a Host, Connection or Sec-WebSocket header cannot be decoded")
     if not isinstance(request, Request):
         return Rejection(400, "bad_upgrade", "not a WebSocket upgrade")
+    broken = breach(head, request.extra_headers)
+    if broken is not None:
+        return _bad_upgrade(broken)
     origin = next((value for name, value in request.extra_headers if name.lower() == b"origin"), None)
     return PlainUpgrade(origin, bytes(protocol.send(AcceptConnection())))
 
 
-def _may_be_get(head: bytes, path: bytes) -> bool:
-    """Say whether `head` begins, or may come to begin, with a GET of `path` and perhaps a query."""
-    prefix = b"GET " + path
-    if len(head) <= len(prefix):
-        return prefix.startswith(head)
-    return head.startswith(prefix) and head[len(prefix)] in b" ?"
+def _bad_upgrade(why: str, status: int = 400, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Rejection:
+    return Rejection(status, "bad_upgrade", f"not a WebSocket upgrade: {why}", headers)
 
 
 def _head_end(data: bytes) -> int:

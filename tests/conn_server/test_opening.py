@@ -18,6 +18,7 @@ from tests.conn_server.raw import ACCEPTED, BINARY, UPGRADE, frame
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 NOW = 1000.0
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -92,6 +93,57 @@ async def test_path_is_compared_before_the_query(door: Door, target: bytes) -> N
     peer = door.knock()
     peer.say(UPGRADE.replace(b"/room", target))
     assert status(peer.hear()) == 101
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(
+    "target", [b"http://h/room", b"HTTPS://chat.example:8081/room?x=1", b"http://[::1]/room"]
+)
+async def test_absolute_target_is_taken_by_its_path(door: Door, target: bytes, is_whole: bool) -> None:
+    peer = door.knock()
+    head = UPGRADE.replace(b"/room", target)
+    peer.say(*([head] if is_whole else (head[at : at + 1] for at in range(len(head)))))
+    assert status(peer.hear()) == 101
+    assert door.handed == []
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (UPGRADE.replace(KEY, b""), "Sec-WebSocket-Key has to be 16 bytes in base64"),
+        (UPGRADE.replace(KEY, b"x"), "Sec-WebSocket-Key has to be 16 bytes in base64"),
+        (UPGRADE.replace(KEY, b"!" * 24), "Sec-WebSocket-Key has to be 16 bytes in base64"),
+        (UPGRADE.replace(KEY, b"MTIzNDU2Nzg5MDEyMzQ1"), "Sec-WebSocket-Key has to be 16 bytes in base64"),
+        (with_header(b"sec-websocket-key: " + b"A" * 22 + b"=="), "there has to be one Sec-WebSocket-Key"),
+        (UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"), "it has to be HTTP/1.1"),
+        (UPGRADE.replace(b"HTTP/1.1", b"HTTP/2.0"), "it has to be HTTP/1.1"),
+        (with_header(b"Content-Length: 5"), "it must not have a body"),
+        (with_header(b"Transfer-Encoding: chunked"), "it must not have a body"),
+        (
+            with_header(b"Sec-WebSocket-Protocol: \xff"),
+            "a Host, Connection or Sec-WebSocket header cannot be decoded",
+        ),
+        (
+            with_header(b"Sec-WebSocket-Extensions: \xff"),
+            "a Host, Connection or Sec-WebSocket header cannot be decoded",
+        ),
+    ],
+)
+def test_upgrade_that_breaks_rfc_6455_is_told_what_is_wrong(head: bytes, why: str) -> None:
+    assert answer_upgrade(head, ()) == Rejection(400, "bad_upgrade", f"not a WebSocket upgrade: {why}")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        with_header(b"Content-Length: 0"),
+        with_header(b"X-Empty:"),
+        UPGRADE.replace(b"\r\n", b"\n"),
+        UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.2"),
+    ],
+)
+def test_upgrade_that_is_unusual_but_right_is_accepted(head: bytes) -> None:
+    assert ACCEPTED in bytes(answer_upgrade(head, ()))  # type: ignore[arg-type]  # a rejection fails here
 
 
 @pytest.mark.parametrize(
@@ -186,6 +238,11 @@ async def test_every_origin_is_allowed_without_a_list(door: Door) -> None:
         b"GET /room/ HTTP/1.1\r\n",
         b"HEAD /room HTTP/1.1\r\n",
         b"get /room HTTP/1.1\r\n",
+        b"GET http://h/roomy HTTP/1.1\r\n",
+        b"GET http://h HTTP/1.1\r\n",
+        b"GET http:///room HTTP/1.1\r\n",
+        b"GET ftp://h/room HTTP/1.1\r\n",
+        b"GET HTTP/1.1\r\n",
         b"\r\nGET /room HTTP/1.1\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01",
