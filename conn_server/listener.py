@@ -1,14 +1,15 @@
 """The client port: accepts sockets, gives each a place, and starts what serves it.
 
-    accept ──▶ held ──▶ Opening (poller) ──upgraded──▶ Client + Connection, one task in the clients nursery
-                             ▲    └──────handed over─▶ HTTP, one task in the same nursery
-                             └───────a later upgrade on a kept connection
+    accept ──▶ Turns ──▶ Opening (poller) ──upgraded──▶ Client + Connection, one task in the clients nursery
+                              ▲    └──────handed over─▶ HTTP, one task in the same nursery
+                              └───────a later upgrade on a kept connection
 
 Nothing here decides about a request or a frame.
 
 A storm of reconnecting clients must not keep those that are signed in waiting: `acceptRate` of them a second
-are read, the rest is held.  Left in the kernel's backlog, those that do not fit into it would try again after
-1, 3, 7 and 15 s, as TCP does, all of them in the same moment, and be late when there is room for them.
+are read, the rest is held (turns.py).  Left in the kernel's backlog, those that do not fit into it would try
+again after 1, 3, 7 and 15 s, as TCP does, all of them in the same moment, and be late when there is room for
+them.
 """
 
 from __future__ import annotations
@@ -16,24 +17,29 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
 
-from conn_server.admission import Full, Pace
+from conn_server.admission import RETRY_AFTER_S, Full
 from conn_server.client import Client, Node
 from conn_server.connection import Connection, TlsConnection, Wire
 from conn_server.opening import Doorway, Opening
 from conn_server.rejection import Rejection
 from conn_server.settings import WebSocket
+from conn_server.turns import Turns
 
 _ROUND_ACCEPTS: Final = 64  # between two checkpoints
 _OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OVERLOAD_PAUSE_S: Final = 0.1
 _MAX_REFUSALS: Final = 64
 """Sockets without a place that are read to be answered; beyond, they are closed without a word."""
+BUSY: Final = Rejection(
+    503, "busy", "too many clients come at once, try again later", ((b"Retry-After", b"%d" % RETRY_AFTER_S),)
+)
+"""For those that were held and get no turn."""
 
 
 class Http(Protocol):
@@ -55,10 +61,11 @@ class Http(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ListenerStatistics:
-    """Sockets that wait for their turn, and refused ones that are open, now; accepted, closed without an
-    answer, and not accepted for want of files, since the start."""
+    """Sockets that wait for their turn, and refused ones that are open, now; those that got no turn (by
+    reason), accepted, closed without an answer, and not accepted for want of files, since the start."""
 
     held: int
+    given_up: Mapping[str, int]
     refusals: int
     accepted: int
     unanswered: int
@@ -75,6 +82,10 @@ class Listener:
         http: serves what is no upgrade.
         clients: one task per client, and per HTTP connection.
         tls: the server's context, None for clear text.
+
+    Attributes:
+        turns: when accepted sockets are opened.
+        doorway: what the openings share.
     """
 
     def __init__(
@@ -91,7 +102,7 @@ class Listener:
         self._clients = clients
         self._tls = tls
         self._http = http
-        self._pace = Pace(settings.accept_rate, settings.accept_burst)
+        self.turns = Turns(settings, wire.poller, self)
         self.doorway = Doorway(
             poller=wire.poller,
             openings=self,
@@ -102,8 +113,6 @@ class Listener:
             close_timeout_s=settings.close_timeout_s,
             cors_origin=http.cors_origin,
         )
-        self._held: deque[tuple[socket.socket, str]] = deque()  # each with its place, which bounds them
-        self._holds = trio.Event()  # replaced when set
         self._refusals = self._accepted = self._unanswered = self._overloads = 0
 
     async def accept(self, listener: socket.socket) -> None:
@@ -125,29 +134,11 @@ class Listener:
                 self._accepted += 1
                 self._take(sock, peer[0].removeprefix("::ffff:"))  # IPv4 on an IPv6 socket
 
-    async def open_held(self) -> None:
-        """Open `acceptRate` of those that are held a second, until cancelled; then close the rest."""
-        poller = self._wire.poller
-        try:
-            while True:
-                while self._held:
-                    await trio.sleep(self._pace.wait_s(trio.current_time()))
-                    poller.now = trio.current_time()
-                    self._pace.admit(poller.now)
-                    self._open(*self._held.popleft())
-                await self._holds.wait()
-                self._holds = trio.Event()
-        finally:
-            for sock, place in self._held:
-                self._unanswered += 1
-                sock.close()
-                self._node.admission.leave(place)
-            self._held.clear()
-
     def statistics(self) -> ListenerStatistics:
         """Return what there is now and was so far."""
+        turns = self.turns.statistics()
         return ListenerStatistics(
-            len(self._held), self._refusals, self._accepted, self._unanswered, self._overloads
+            turns.held, turns.given_up, self._refusals, self._accepted, self._unanswered, self._overloads
         )
 
     def _take(self, sock: socket.socket, address: str) -> None:
@@ -155,19 +146,18 @@ class Listener:
         try:
             place = self._node.admission.enter(address)
         except Full as full:
-            if self._refusals >= _MAX_REFUSALS:
-                self._unanswered += 1
-                sock.close()
-            else:
-                self._refusals += 1
-                self._open(sock, None, Rejection.of_full(full))
-            return
-        if self._held or self._pace.wait_s(self._wire.poller.now):
-            self._held.append((sock, place))
-            self._holds.set()
+            self._refuse(sock, Rejection.of_full(full))
         else:
-            self._pace.admit(self._wire.poller.now)
-            self._open(sock, place)
+            self.turns.take(sock, place)
+
+    def _refuse(self, sock: socket.socket, rejection: Rejection) -> None:
+        """Answer a socket that has no place; with so many at a time, close it instead."""
+        if self._refusals >= _MAX_REFUSALS:
+            self._unanswered += 1
+            sock.close()
+        else:
+            self._refusals += 1
+            self._open(sock, None, rejection)
 
     def _open(self, sock: socket.socket, place: str | None, refusal: Rejection | None = None) -> None:
         """Let the poller drive the opening of a socket; without a place it is refused."""
@@ -193,7 +183,16 @@ class Listener:
             return False
         return True
 
-    # -- what openings and HTTP report
+    # -- what turns, openings and HTTP report
+
+    def open(self, sock: socket.socket, place: str) -> None:
+        """Read what a socket says whose turn it is."""
+        self._open(sock, place)
+
+    def turn_away(self, sock: socket.socket, place: str) -> None:
+        """Tell a client that gets no turn to come again."""
+        self._node.admission.leave(place)
+        self._refuse(sock, BUSY)
 
     def upgraded(self, sock: socket.socket, rest: bytes, place: str) -> None:
         """Make a client of an upgraded socket."""

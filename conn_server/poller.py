@@ -28,6 +28,8 @@ from conn_server.deadlines import Deadlines
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
+ENDED: Final = select.EPOLLRDHUP
+"""The peer has ended its side; what it said before may still be there to be read."""
 ROUND_EVENTS: Final = 256
 """Events between two checkpoints: about 2 ms of heartbeats."""
 PACE_S: Final = 0.0005

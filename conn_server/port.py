@@ -3,7 +3,7 @@
 serve_port
  |- poller.run, poller.sweep           all client sockets; end last
  `- clients                            deadline := the drain's, once it has begun
-     |- listener.accept                one per listening socket, and open_held for all; they stop first
+     |- listener.accept                one per listening socket, and turns.run for all; they stop first
      |- client.run                     one per client
      `- HTTP                           one per connection that is no WebSocket
 """
@@ -88,7 +88,7 @@ class ClientPort:
                     )
                     self._register(metrics, listener)
                     async with trio.open_nursery() as accepting:
-                        accepting.start_soon(listener.open_held)
+                        accepting.start_soon(listener.turns.run)
                         for sock in sockets:
                             accepting.start_soon(listener.accept, sock)
                         task_status.started()

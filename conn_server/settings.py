@@ -64,6 +64,7 @@ class WebSocket(Section, frozen=True):
     backlog: PositiveCount = 4096
     accept_rate: Rate = 1000.0
     accept_burst: PositiveCount = 50
+    hold_timeout_s: PositiveDuration = 30.0
     workers: PositiveCount = 1
     reuse_port: bool = False
     head_timeout_s: PositiveDuration = 5.0

@@ -161,16 +161,33 @@ async def test_held_clients_are_closed_and_counted_when_the_port_drains() -> Non
         with trio.fail_after(5), suppress(trio.BrokenResourceError):
             assert await streams[-1].receive_some() == b""
         await served.until(lambda: served.number("listener_held") == 0)
-        assert served.number("listener_unanswered_total") == 3
+        assert served.number("listener_given_up_total") == 3
 
 
-async def test_held_client_that_leaves_gives_its_place_back_when_it_is_its_turn() -> None:
-    async with serving(accept_rate=20.0, accept_burst=1) as served:
-        for _ in range(3):
+async def test_held_client_that_leaves_gives_its_place_back_at_once() -> None:
+    async with serving(accept_rate=0.001, accept_burst=1) as served:
+        first = await served.raw()
+        for number in range(3):
             stream = await served.raw()
+            await served.until(lambda number=number: places(served) == 2)  # type: ignore[misc]
             await stream.aclose()
-        await served.until(lambda: served.number("listener_accepted_total") == 3)
+            await served.until(lambda: places(served) == 1)
+        assert served.number("listener_given_up_total") == 3
+        await first.aclose()
         await served.until(lambda: served.is_empty)
+
+
+async def test_client_that_is_held_for_too_long_gets_503_and_no_place() -> None:
+    async with serving(accept_rate=0.001, accept_burst=1, hold_timeout_s=10.0) as served:
+        await served.raw()
+        late = await served.raw()
+        await served.until(lambda: places(served) == 2)
+        served.sweep(10.1)
+        assert places(served) == 0  # the first was not held, but has said nothing
+        heard = await answer(late, UPGRADE)
+        assert heard.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 5\r\n" in heard
+        assert served.number("listener_given_up_total") == 1
 
 
 async def test_clients_that_come_one_by_one_cost_one_place_of_the_burst_each() -> None:
