@@ -1,7 +1,7 @@
 """How many may be connected, from one address and in all, and how fast they may come.  Pure.
 
 Rules
-1. A connection counts from `enter` to `leave`, whatever it is in between: opening, client or HTTP.
+1. A connection counts from `enter` to `leave`, whatever it is in between: held, opening, client or HTTP.
 2. What is refused is counted by its reason.
 3. The pace is the generic cell rate algorithm (ITU-T I.371) on one float: when the next is due.
 """
@@ -92,7 +92,7 @@ class Admission:
 
 
 class Pace:
-    """How fast connections are accepted; the rest wait in the kernel's backlog.  Owned by the listener.
+    """How fast connections are opened; the rest is accepted all the same, and held.  Owned by the turns.
 
     Args:
         per_s: on average; 0 is no limit.

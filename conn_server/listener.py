@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 import trio
 
-from conn_server.admission import RETRY_AFTER_S, Full
+from conn_server.admission import Full
 from conn_server.client import Client, Node
 from conn_server.connection import Connection, TlsConnection, Wire
 from conn_server.opening import Doorway, Opening
@@ -36,9 +36,7 @@ _OVERLOAD: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 _OVERLOAD_PAUSE_S: Final = 0.1
 _MAX_REFUSALS: Final = 64
 """Sockets without a place that are read to be answered; beyond, they are closed without a word."""
-BUSY: Final = Rejection(
-    503, "busy", "too many clients come at once, try again later", ((b"Retry-After", b"%d" % RETRY_AFTER_S),)
-)
+BUSY: Final = Rejection(503, "busy", "too many clients come at once, try again later")
 """For those that were held and get no turn."""
 
 

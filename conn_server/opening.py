@@ -1,4 +1,4 @@
-"""From accept() to the answered upgrade, driven by the poller: no task, no timer, one small object.
+"""From a socket's turn to the answered upgrade, driven by the poller: no task, no timer, one small object.
 
 The first request decides.  `GET` of the WebSocket path is answered here (upgrade.py, and wsproto for what is
 not plain); anything else is handed, with the bytes read so far, to HTTP.
@@ -7,7 +7,8 @@ not plain); anything else is handed, with the bytes read so far, to HTTP.
              │ └───▶ handed over              the socket is HTTP's
              └─────▶ REJECTED ──▶ closed      answered, waiting for the peer's end
 
-All of it has one deadline.
+One deadline holds from the turn to the end of the head, however long the socket was held before (turns.py has
+a deadline for that); REJECTED has another one, for the peer's end.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Doorway:
     Attributes:
         path: the WebSocket path.
         origins: allowed Origin headers; empty: all.  A request without one is not a browser's, and allowed.
-        head_timeout_s: from accept() to the end of the head, the TLS handshake included.
+        head_timeout_s: from the turn of the socket to the end of the head, the TLS handshake included; from
+            the request for one that comes back from HTTP.
         max_head_bytes: of the request's head.
         close_timeout_s: for the peer's end after a rejection.
         cors_origin: whose pages may read why they are turned away; "*" is any, "" is none.
