@@ -108,5 +108,5 @@ class Window:
     end_ns: int
 
     def has(self, time_ns: int) -> bool:
-        """Whether what was due at `time_ns` counts."""
+        """Whether a moment is in the measured time."""
         return self.open_ns <= time_ns < self.end_ns

@@ -138,9 +138,10 @@ class Poster(Stream):
         if status != 200 or answer.get("code") != 1:
             speaking.refused += 1
             speaking.engine.problems[f"POST /msg: {status} {answer.get('msg', '')}"] += 1
-        elif speaking.window.has(due_ns):
-            speaking.accepted += 1
-            speaking.ack.record(now - due_ns)
+        else:
+            speaking.accepted += speaking.window.has(now)
+            if speaking.window.has(due_ns):
+                speaking.ack.record(now - due_ns)
         if not speaking.engine.plan.load.rate and now < speaking.window.end_ns:
             self._waiting.append(monotonic_ns())
             speaking.engine.unanswered += 1

@@ -144,7 +144,7 @@ class Speaker(Listener):
         self.engine.unanswered -= 1
         if not is_accepted:
             speaking.refused += 1
-        elif speaking.window.open_ns <= now < speaking.window.end_ns:
+        elif speaking.window.has(now):
             speaking.accepted += 1
         if speaking.settled is not None:
             speaking.settled(self)

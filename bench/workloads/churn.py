@@ -84,8 +84,11 @@ class Churn:
     def came(self, user: Leaver, now: int) -> None:
         """Note who is in again."""
         self._present.append(user)
-        if self._window is not None and self._window.has(user.due_ns):
+        if self._window is None:
+            return
+        if self._window.has(now):
             self._units += 1
+        if self._window.has(user.due_ns):
             self._latency.record(now - user.due_ns)
 
     def _is_settled(self) -> bool:

@@ -1,7 +1,7 @@
 """Heartbeats: what a chat node is busy with when nobody talks.
 
 counts  units: answered in the measured time; unanswered: sent and never answered
-spans   latency: due -> answer; lateness: due -> sent; open
+spans   latency: due (in the measured time) -> answer; lateness: due -> sent; open
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class Heartbeat:
         return self._units
 
     def _answered(self, _: Beater, due_ns: int, now: int) -> None:
-        if self._window.has(due_ns):
+        # A rate is of what was done while the server's CPU was counted; a latency is of what was due then.
+        if self._window.has(now):
             self._units += 1
+        if self._window.has(due_ns):
             self._latency.record(now - due_ns)
 
     def _go_on(self, user: Beater, due_ns: int, now: int) -> None:

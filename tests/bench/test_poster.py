@@ -68,6 +68,22 @@ async def test_refusal_is_counted_with_what_the_server_says() -> None:
     assert engine.problems == {"POST /msg: 429 slowly": 1}
 
 
+async def test_rate_counts_what_was_accepted_in_time_and_latency_what_was_due_in_it() -> None:
+    async def script(stream: trio.SocketStream) -> None:
+        async for _ in stream:
+            await stream.send_all(TAKEN)
+
+    async with open_poster(script) as (engine, poster, speaking):
+        speaking.window = Window(0, 0, monotonic_ns())  # over before the answer comes
+        poster.act(0)
+        await drive(engine.poller, engine.is_answered)
+        assert (speaking.accepted, len(speaking.ack)) == (0, 1)
+        speaking.window = Window(0, monotonic_ns(), NEVER)
+        poster.act(0)
+        await drive(engine.poller, engine.is_answered)
+        assert (speaking.accepted, len(speaking.ack)) == (1, 1)
+
+
 async def test_request_whose_connection_ends_stays_unanswered_and_the_next_ones_go_on() -> None:
     connections = 0
 
