@@ -175,6 +175,8 @@ def _bottleneck(result: Result) -> Iterator[str]:
 def _problems(result: Result) -> Iterator[str]:
     wanted = result.load.connections
     total: Total = result.total
+    if result.server is not None and result.server.gone:
+        yield f"The server has ended during the run: {result.server.gone}; what it used counts until then."
     signed_in = (
         total.count("units") if result.load.workload == "storm" else result.opened.count("connections")
     )

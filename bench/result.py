@@ -36,6 +36,7 @@ class Server:
         opening: from then until everybody was in.
         measured: in the measured time.
         fullest: the share of the clients in the process that has most of them; 0 where that is unknown.
+        gone: which of them has ended during the run, in one line; empty when none has.
     """
 
     pids: tuple[int, ...]
@@ -43,6 +44,7 @@ class Server:
     opening: Spent
     measured: Spent
     fullest: float
+    gone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

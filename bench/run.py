@@ -20,9 +20,10 @@ from msgspec.json import Decoder, Encoder
 from bench.generator import Report, first_of
 from bench.outcome import Total, total_of
 from bench.plan import Load, Plan, Target, Window
-from bench.procstat import Usage, files_of, spent, usage_of
+from bench.procstat import Usage, spent
 from bench.result import Result, Sample, Server
 from bench.schedule import NS
+from bench.watched import Watched
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SETTLE_S: Final = 0.3
@@ -142,7 +143,7 @@ class Coordinator:
     def __init__(self, target: Target, load: Load, pids: Sequence[int], watch: Watch) -> None:
         self._target = target
         self._load = load
-        self._pids = tuple(pids)
+        self._server = Watched(pids)
         self._watch = watch
         self._samples: list[Sample] = []
 
@@ -151,7 +152,7 @@ class Coordinator:
 
         Raises:
             GeneratorFailed: a generator could not.
-            bench.procstat.Gone: the server has ended.
+            bench.procstat.Gone: the server is not there at the beginning.
         """
         began_at = datetime.now(UTC).isoformat(timespec="seconds")
         run = time.time_ns() & 0xFFFFFFFF
@@ -159,23 +160,23 @@ class Coordinator:
             Plan(target=self._target, load=self._load, run=run, process=n, processes=processes, cpu=cpu)
             for n in range(processes)
         ]
-        before, files = usage_of(self._pids), [files_of(pid) for pid in self._pids]
+        before, files = self._server.look(), self._server.files()
         async with open_generators(plans) as generators:
             await self._wait_until_opened(generators)
-            after_opening = usage_of(self._pids)
+            after_opening = self._server.look()
             await trio.sleep(SETTLE_S)
-            opened, opened_usage = reported(generators, "opened"), usage_of(self._pids)
-            files_added = [files_of(pid) - had for pid, had in zip(self._pids, files, strict=True)]
-            at_open, at_end = await self._measure(generators)
+            opened, opened_usage = reported(generators, "opened"), self._server.look()
+            files_added = [max(0, now - had) for had, now in zip(files, self._server.files(), strict=True)]
+            window = await self._measure(generators)
         server = None
-        if self._pids:
-            opening = spent(before, opened_usage)
+        if self._server.pids:
             server = Server(
-                pids=self._pids,
+                pids=self._server.pids,
                 rss_bytes=before.rss_bytes,
-                opening=opening,
-                measured=spent(at_open, at_end),
+                opening=spent(before, opened_usage),
+                measured=spent(self._server.since(window.open_ns), self._server.since(window.end_ns)),
                 fullest=max(files_added) / max(1, sum(files_added)),
+                gone=self._server.gone,
             )
         return Result(
             url=self._target.url,
@@ -203,7 +204,7 @@ class Coordinator:
                 for generator in generators:
                     await generator.opened.wait()
 
-    async def _measure(self, generators: Sequence[Generator]) -> tuple[Usage, Usage]:
+    async def _measure(self, generators: Sequence[Generator]) -> Window:
         load = self._load
         start = time.monotonic_ns() + int(SETTLE_S * NS)
         opens = start + int(load.ramp_s * NS)
@@ -211,22 +212,21 @@ class Coordinator:
         for generator in generators:
             await generator.tell(write(window))
         await sleep_until(window.open_ns)
-        at_open = latest = usage_of(self._pids)
+        latest = self._server.look()
         units = sum(generator.last.units for generator in generators)
         while time.monotonic_ns() < window.end_ns:
             await sleep_until(min(window.end_ns, latest.at_ns + int(SAMPLE_S * NS)))
             latest, units = self._sample(generators, latest, units, window)
-        at_end = latest
         with trio.move_on_after(load.drain_s + DONE_WITHIN_S):
             for generator in generators:
                 await generator.done.wait()
-            return at_open, at_end
+            return window
         raise GeneratorFailed("a generator does not come to its end")
 
     def _sample(
         self, generators: Sequence[Generator], before: Usage, units_before: int, window: Window
     ) -> tuple[Usage, int]:
-        usage = usage_of(self._pids)
+        usage = self._server.look()
         used = spent(before, usage)
         units = sum(generator.last.units for generator in generators)
         sample = Sample(

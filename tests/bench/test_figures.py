@@ -56,6 +56,12 @@ def test_what_makes_figures_doubtful_is_said(changed: dict[str, object], expecte
     assert expected in "\n".join(verdicts_of(result(**changed)))  # type: ignore[arg-type]
 
 
+def test_server_that_ended_is_said_beside_what_was_seen_of_it() -> None:
+    died = result(server=replace(server(), gone="no process 42"))
+    assert "no process 42" in verdicts_of(died)[0]
+    assert {f.key: f.value for f in figures_of(died)}["cpu_us"] == 500
+
+
 def test_server_at_its_limit_is_not_the_generators_fault() -> None:
     saturated = result(rate=0.0, total=total(0.97, units=1000), server=server(cores=0.99))
     assert verdicts_of(saturated) == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import trio
@@ -49,3 +50,24 @@ async def test_cancelled_run_leaves_no_process() -> None:
             )
         assert scope.cancelled_caught
         await server.wait_for_members(0)
+
+
+async def test_server_that_ends_under_its_load_does_not_take_the_figures_with_it() -> None:
+    watched = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    def watch(phase: str, _: float, sample: Sample) -> None:
+        if phase == "measuring":
+            watched.kill()
+
+    load = Load(workload="heartbeat", connections=2, rate=50.0, ramp_s=0.1, duration_s=1.5)
+    try:
+        with trio.fail_after(30):
+            async with open_fake_server() as server:
+                target = Target(url=server.room_url, tokens=TOKENS)
+                result = await Coordinator(target, load, [watched.pid], watch).run(1, None)
+    finally:
+        watched.kill()
+        await watched.wait()
+    assert result.server is not None
+    assert str(watched.pid) in result.server.gone
+    assert result.total.count("units") == pytest.approx(75, abs=5)
