@@ -15,7 +15,7 @@ UNITS: Final = {
     "idle": "client",
     "fanout": "pushed frame",
     "ingest": "accepted message",
-    "storm": "sign-in",
+    "storm": "sign-in (and the residents' heartbeats)",
     "churn": "return",
     "push": "accepted message",
 }
@@ -36,6 +36,8 @@ WAITED: Final = 0.1
 LATE_NS: Final = 5_000_000
 SHORT: Final = 0.98
 SATURATED: Final = 0.9
+MANY: Final = 50
+"""From so many clients on, each one's share of the opening says something; few share what it takes anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def _of_server(result: Result) -> Iterator[Figure]:
     server, units = result.server, result.total.count("units")
     if server is None:
         return
-    measured, opening = server.measured, server.opening
+    measured = server.measured
     if units and result.load.workload != "idle":
         cpu_us = measured.cpu_ns / units / 1e3
         yield Figure("cpu_us", f"server CPU per {UNITS[result.load.workload]}", cpu_us, "us")
@@ -107,16 +109,16 @@ def _of_server(result: Result) -> Iterator[Figure]:
     if measured.cpu_ns:
         yield Figure("system_share", "of it in the kernel", 100 * measured.system_share, "%")
     opened = result.opened.count("connections")
-    if opened:
-        yield Figure(
-            "open_cpu_us", "server CPU per connect, upgrade, sign-in", opening.cpu_ns / opened / 1e3, "us"
-        )
-        yield Figure("rss_kb", "server memory per client", _rss_per_client_kb(server, opened), "KB")
+    if opened >= MANY and result.load.workload != "storm":
+        yield from _of_opening(server, opened)
     yield Figure("rss_mb", "server memory at the end", measured.rss_bytes / 2**20, "MB")
 
 
-def _rss_per_client_kb(server: Server, clients: int) -> float:
-    return (server.opening.rss_bytes - server.rss_bytes) / clients / 1024
+def _of_opening(server: Server, clients: int) -> Iterator[Figure]:
+    cpu_us = server.opening.cpu_ns / clients / 1e3
+    yield Figure("open_cpu_us", "server CPU per connect, upgrade, sign-in", cpu_us, "us")
+    rss_kb = (server.opening.rss_bytes - server.rss_bytes) / clients / 1024
+    yield Figure("rss_kb", "server memory per client", rss_kb, "KB")
 
 
 def _of_order(result: Result) -> Iterator[Figure]:
@@ -180,6 +182,11 @@ def _problems(result: Result) -> Iterator[str]:
     signed_in = (
         total.count("units") if result.load.workload == "storm" else result.opened.count("connections")
     )
+    if total.count("unsettled"):
+        yield (
+            f"The storm was not over at the end: {total.count('unsettled')} were still to come in; "
+            "use a longer --duration."
+        )
     if signed_in < wanted:
         yield f"{wanted - signed_in} of {wanted} clients could not sign in."
     if result.version and total.count("unanswered") and not total.count("accepted") + total.count("units"):

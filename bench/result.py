@@ -34,7 +34,7 @@ class Server:
     Attributes:
         rss_bytes: before the first connection.
         opening: from then until everybody was in.
-        measured: in the measured time.
+        measured: in the measured time; of a storm: from its moment until all have come in or given up.
         fullest: the share of the clients in the process that has most of them; 0 where that is unknown.
         gone: which of them has ended during the run, in one line; empty when none has.
     """

@@ -29,6 +29,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SETTLE_S: Final = 0.3
 """Between the last sign-in and the look at the server's memory, and from there to the beginning."""
 SAMPLE_S: Final = 0.5
+STORM_LOOK_S: Final = 0.05
+"""Between two looks at the server under a storm, which says only afterwards when it was over."""
 OPENED_WITHIN_S: Final = 150.0
 DONE_WITHIN_S: Final = 60.0  # beyond the planned time
 
@@ -167,14 +169,14 @@ class Coordinator:
             await trio.sleep(SETTLE_S)
             opened, opened_usage = reported(generators, "opened"), self._server.look()
             files_added = [max(0, now - had) for had, now in zip(files, self._server.files(), strict=True)]
-            window = await self._measure(generators)
+            begin_ns, end_ns = await self._measure(generators)
         server = None
         if self._server.pids:
             server = Server(
                 pids=self._server.pids,
                 rss_bytes=before.rss_bytes,
                 opening=spent(before, opened_usage),
-                measured=spent(self._server.since(window.open_ns), self._server.since(window.end_ns)),
+                measured=spent(self._server.since(begin_ns), self._server.since(end_ns)),
                 fullest=max(files_added) / max(1, sum(files_added)),
                 gone=self._server.gone,
             )
@@ -204,7 +206,8 @@ class Coordinator:
                 for generator in generators:
                     await generator.opened.wait()
 
-    async def _measure(self, generators: Sequence[Generator]) -> Window:
+    async def _measure(self, generators: Sequence[Generator]) -> tuple[int, int]:
+        """Carry all generators through the load; return from when to when the server's CPU counts."""
         load = self._load
         start = time.monotonic_ns() + int(SETTLE_S * NS)
         opens = start + int(load.ramp_s * NS)
@@ -212,15 +215,31 @@ class Coordinator:
         for generator in generators:
             await generator.tell(write(window))
         await sleep_until(window.open_ns)
+        is_storm = load.workload == "storm"
+        async with trio.open_nursery() as nursery:
+            if is_storm:
+                nursery.start_soon(self._look_often)
+            await self._watch_until_done(generators, window)
+            nursery.cancel_scope.cancel()
+        if is_storm:
+            return window.storm_ns, window.storm_ns + reported(generators, "done").count("storm_ns")
+        return window.open_ns, window.end_ns
+
+    async def _look_often(self) -> None:
+        while True:
+            self._server.look()
+            await trio.sleep(STORM_LOOK_S)
+
+    async def _watch_until_done(self, generators: Sequence[Generator], window: Window) -> None:
         latest = self._server.look()
         units = sum(generator.last.units for generator in generators)
         while time.monotonic_ns() < window.end_ns:
             await sleep_until(min(window.end_ns, latest.at_ns + int(SAMPLE_S * NS)))
             latest, units = self._sample(generators, latest, units, window)
-        with trio.move_on_after(load.drain_s + DONE_WITHIN_S):
+        with trio.move_on_after(self._load.drain_s + DONE_WITHIN_S):
             for generator in generators:
                 await generator.done.wait()
-            return window
+            return
         raise GeneratorFailed("a generator does not come to its end")
 
     def _sample(

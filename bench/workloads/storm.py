@@ -2,7 +2,8 @@
 
 The first third of the measured time is quiet: it tells what the others' heartbeats take without a storm.
 
-counts  connections: signed in at the end; units: signed in by the storm; storm_ns: until the last had settled
+counts  connections: signed in at the end; units: signed in by the storm; unsettled: neither in nor given up;
+        storm_ns: until the last had settled
 spans   open: the storm's moment -> signed in; quiet, stormy: due -> answer of heartbeats before and during it
 """
 
@@ -22,7 +23,6 @@ from bench.schedule import NS, share
 from bench.user import State, User
 
 RETRY_S: Final = 1.0
-QUIET_SHARE: Final = 3
 _PORTION: Final = 8
 """Newcomers that connect between two looks at the residents; 0.1 ms each, by which heartbeats are late."""
 
@@ -78,23 +78,22 @@ class Storm:
         self._engine.spans.pop("open", None)  # of the residents; from here on, of the storm
 
     async def run(self, window: Window) -> None:
-        engine, load = self._engine, self._engine.plan.load
+        engine = self._engine
         self._window = window
-        self._moment_ns = window.open_ns + (window.end_ns - window.open_ns) // QUIET_SHARE
+        self._moment_ns = window.storm_ns
         beats = self._beats(window)
 
         def pace(now: int) -> int:
             return min(beats(now), self._newcomers_pace(now))
 
         await engine.measure(pace, window, self._is_drained)
+        engine.counts["unsettled"] = len(self._newcomers) - self._settled
         give_up(self._newcomers)
         end_ns = self._over_ns if self._over_ns != NEVER else monotonic_ns()
         engine.counts["storm_ns"] = end_ns - self._moment_ns
         engine.counts["units"] = sum(user.state is State.SIGNED_IN for user in self._newcomers)
         engine.counts["connections"] = engine.signed_in
         engine.counts["unanswered"] = engine.unanswered
-        engine.counts["wanted"] = len(self._newcomers)
-        engine.counts["residents"] = load.residents
 
     async def finish(self) -> None:
         await close_all(self._engine, [*self._residents, *self._newcomers])

@@ -14,7 +14,7 @@ from bench.servers import RECIPES, Address, Recipe, Running
 from tests.bench.test_servers import needs_compiler
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-CASE = Case("small", Load(workload="heartbeat", connections=5, duration_s=0.3, ramp_s=0.1), {"cpu_us": "us"})
+CASE = Case("small", Load(workload="heartbeat", connections=60, duration_s=0.3, ramp_s=0.1), {"cpu_us": "us"})
 
 
 def terms(*, rounds: int = 2, budget_s: float = 60.0) -> Terms:

@@ -76,6 +76,17 @@ def test_missing_deliveries_are_of_what_was_not_refused() -> None:
     assert {f.key: f.value for f in figures_of(lossy)}["lost"] == 5
 
 
+def test_storm_that_is_not_over_in_time_is_said() -> None:
+    cut = result("storm", total=total(units=100, storm_ns=500 * MS, unsettled=7))
+    assert "The storm was not over at the end: 7 were still to come in" in verdicts_of(cut)[0]
+
+
+def test_what_opening_took_is_not_shared_by_a_few() -> None:
+    few = result(opened=total(connections=3))
+    for shown in (few, result("storm", total=total(units=100, storm_ns=MS))):
+        assert not {"open_cpu_us", "rss_kb"} & {figure.key for figure in figures_of(shown)}
+
+
 def test_storm_is_judged_by_its_own_time() -> None:
     spans = {"quiet": recorded(MS), "stormy": recorded(2 * MS)}
     stormy = replace(total(units=80, connections=90, storm_ns=500 * MS), spans=spans)

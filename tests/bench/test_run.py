@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import pytest
 import trio
@@ -10,8 +11,9 @@ from bench.figures import figures_of
 from bench.plan import Load, Target
 from bench.result import Sample
 from bench.run import Coordinator, GeneratorFailed
+from schema.envelope import PackageType, Request
 from tests.bench.running import TOKENS
-from tests.clients.fake_server import open_fake_server
+from tests.clients.fake_server import FakeServer, Member, open_fake_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -71,3 +73,25 @@ async def test_server_that_ends_under_its_load_does_not_take_the_figures_with_it
     assert result.server is not None
     assert str(watched.pid) in result.server.gone
     assert result.total.count("units") == pytest.approx(75, abs=5)
+
+
+async def test_cpu_of_a_storm_is_taken_from_its_moment_until_it_is_over() -> None:
+    # The server takes longer than the window: the sign-ins after it counted, and their CPU did not.
+    class Slow(FakeServer):
+        async def answer_request(self, member: Member, request: Request) -> None:
+            if request.type == PackageType.SIGN_IN:
+                await trio.sleep(1.0)
+                began = time.process_time_ns()
+                while time.process_time_ns() - began < 20_000_000:
+                    pass
+            await super().answer_request(member, request)
+
+    load = Load(workload="storm", connections=10, ramp_s=0.1, duration_s=0.6, drain_s=5.0)
+    with trio.fail_after(30):
+        async with open_fake_server(Slow()) as server:
+            target = Target(url=server.room_url, tokens=TOKENS)
+            result = await Coordinator(target, load, [os.getpid()], lambda *_: None).run(1, None)
+    assert result.server is not None
+    assert result.total.count("units") == 10
+    assert result.server.measured.cpu_ns >= 10 * 20_000_000
+    assert result.server.measured.wall_ns == pytest.approx(result.total.count("storm_ns"), abs=100_000_000)

@@ -41,5 +41,16 @@ async def test_who_is_refused_comes_back_when_asked_to() -> None:
             f"ws://127.0.0.1:{port}/room", workload="storm", connections=3, retries=2, duration_s=0.3
         )
         _, total = await carry_out(plan)
-    assert total.count("units") == 0
+    assert (total.count("units"), total.count("unsettled")) == (0, 0)
     assert total.problems == {"not signed in: HTTP 503": 9}
+
+
+async def test_newcomers_that_the_end_finds_outside_are_counted() -> None:
+    async def script(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with open_script(script) as port:
+        url = f"ws://127.0.0.1:{port}/room"
+        plan = plan_for(url, workload="storm", connections=3, duration_s=0.2, drain_s=0.1)
+        _, total = await carry_out(plan)
+    assert (total.count("units"), total.count("unsettled")) == (0, 3)
