@@ -92,6 +92,9 @@ def _of_units(result: Result) -> Iterator[Figure]:
             yield Figure("storm_ratio", "p99 of residents, during / before", ratio, "x")
     elif load.workload != "idle":
         yield Figure("rate", f"{unit}s", units / load.duration_s, "/s")
+    opened = result.opened.count("connections")
+    if opened >= MANY and result.opening_s and load.workload != "storm":
+        yield Figure("open_rate", "sign-ins while opening", opened / result.opening_s, "/s")
     yield Figure("connections", "signed in", result.total.count("connections"), "")
 
 
@@ -182,6 +185,11 @@ def _problems(result: Result) -> Iterator[str]:
     signed_in = (
         total.count("units") if result.load.workload == "storm" else result.opened.count("connections")
     )
+    if total.count("held_up"):
+        yield (
+            f"{total.count('held_up')} connects began late: as many as --at-once allows were under way, "
+            "so the clients did not come at --connect-rate."
+        )
     if total.count("unsettled"):
         yield (
             f"The storm was not over at the end: {total.count('unsettled')} were still to come in; "

@@ -17,7 +17,11 @@ _PORTION: Final = 64
 
 
 class Opening:
-    """Opens users in turn, at a rate and so many at once.  Its `pace` drives it."""
+    """Opens users in turn, at a rate and so many at once.  Its `pace` drives it.
+
+    At a rate, a sign-in counts from when its connect should have begun.  `counts["held_up"]` says how many
+    could not begin then because too many others were under way.
+    """
 
     def __init__(self, engine: Engine, users: Sequence[User], now: int) -> None:
         load, parts = engine.plan.load, engine.plan.processes
@@ -27,6 +31,7 @@ class Opening:
         self._gap_ns = int(NS * parts / load.connect_rate) if load.connect_rate else 0
         self._next_ns = now
         self._started = 0
+        self._is_full = False
 
     def pace(self, now: int) -> int:
         """Start who is due and fits; called again when somebody has settled."""
@@ -34,9 +39,12 @@ class Opening:
         while self._started < len(users) and engine.opening < self._at_once and self._next_ns <= now:
             user = users[self._started]
             self._started += 1
+            due_ns = self._next_ns if self._gap_ns else now
+            engine.counts["held_up"] += self._is_full and due_ns < now
             self._next_ns += self._gap_ns
-            user.start(now)
-        if self._started == len(users) or engine.opening >= self._at_once:
+            user.start(due_ns)
+        self._is_full = engine.opening >= self._at_once
+        if self._started == len(users) or self._is_full:
             return NEVER
         return self._next_ns
 
@@ -46,10 +54,15 @@ class Opening:
 
 
 async def open_all(engine: Engine, users: Sequence[User]) -> None:
-    """Open `users` as the load says; who is not in after OPEN_TIMEOUT_S is given up."""
-    now = monotonic_ns()
-    opening = Opening(engine, users, now)
-    await engine.poller.drive(opening.pace, now + int(OPEN_TIMEOUT_S * NS), opening.is_done)
+    """Open `users` as the load says; who is not in OPEN_TIMEOUT_S after the last should be is given up.
+
+    `counts["opening_ns"]` is how long that took, of those who were opened first.
+    """
+    began = monotonic_ns()
+    opening = Opening(engine, users, began)
+    timeout_s = OPEN_TIMEOUT_S + engine.plan.load.opening_s
+    await engine.poller.drive(opening.pace, began + int(timeout_s * NS), opening.is_done)
+    engine.counts.setdefault("opening_ns", monotonic_ns() - began)
     give_up(users)
 
 

@@ -82,6 +82,11 @@ class Load:
         """How many connections there are at most, `POST /msg` aside."""
         return self.connections + self.residents + self.rooms * self.stalled
 
+    @property
+    def opening_s(self) -> float:
+        """How long it takes at least until all are connected."""
+        return self.sockets / self.connect_rate if self.connect_rate else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

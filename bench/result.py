@@ -55,7 +55,7 @@ class Result:
         began_at: UTC, ISO 8601.
         machine: processor count, kernel and Python.
         opened: counts when everybody was in.
-        opening_s: from the first connect until then.
+        opening_s: from the first connect until then, of those who were opened first.
     """
 
     url: str

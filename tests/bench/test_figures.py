@@ -14,6 +14,7 @@ def test_cpu_and_memory_of_the_server_are_per_unit_and_per_client() -> None:
     assert figures["rate"] == 1000
     assert figures["cpu_us"] == 500
     assert figures["open_cpu_us"] == 200
+    assert figures["open_rate"] == 200
     assert figures["rss_kb"] == pytest.approx(10.24)
     assert figures["system_share"] == 75
     assert figures["latency_p50_ms"] == pytest.approx(2, rel=0.01)
@@ -43,6 +44,7 @@ def test_quiet_generator_raises_no_doubt() -> None:
         ({"total": total(0.97, units=1000)}, "latencies are partly its own"),
         ({"total": replace(total(units=1000), waited=(0.05, 0.25))}, "waited for a core for 25% of its time"),
         ({"total": total(units=900)}, "Only 90% of the wanted rate was reached."),
+        ({"total": total(units=1000, held_up=7)}, "7 connects began late"),
         ({"opened": total(connections=90)}, "10 of 100 clients could not sign in."),
         ({"version": 1, "total": total(units=0, unanswered=5)}, "--client-version 0"),
         ({"total": replace(total(units=1000), problems={"ended: ECONNRESET": 3})}, "3 x ended: ECONNRESET"),

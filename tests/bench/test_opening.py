@@ -21,6 +21,7 @@ class Waiting(User):
     """Is on its way for ever."""
 
     def start(self, due_ns: int) -> None:
+        self.due_ns = due_ns
         self.state = State.OPENING
         self.engine.opening += 1
 
@@ -48,6 +49,34 @@ async def test_they_are_opened_at_a_rate() -> None:
         assert opening.pace(0) == SECOND // 2
         assert opening.pace(SECOND) == 3 * SECOND // 2
         assert engine.opening == 3
+
+
+async def test_sign_in_counts_from_when_its_connect_was_due() -> None:
+    # It counted from the connect itself: a server that held up the connects looked as quick as ever.
+    async with open_engine(NOBODY, connect_rate=1000.0, at_once=2) as engine:
+        many = users(engine, 5)
+        opening = Opening(engine, many, 0)
+        opening.pace(0)
+        opening.pace(SECOND // 1000)
+        assert engine.counts["held_up"] == 0
+        assert opening.pace(SECOND // 2) == NEVER  # both places are taken
+        engine.opening = 0
+        opening.pace(SECOND)
+        assert [user.due_ns for user in many[:4]] == [n * SECOND // 1000 for n in range(4)]
+        assert engine.counts["held_up"] == 2
+
+
+async def test_clients_that_are_still_to_come_by_the_rate_are_not_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.opening.OPEN_TIMEOUT_S", 0.05)
+    async with (
+        open_fake_server() as server,
+        open_engine(server.room_url, connections=10, connect_rate=40.0) as engine,
+    ):
+        await open_all(engine, [User(engine, number, engine.room(0)) for number in numbers_of(engine)])
+        assert engine.signed_in == 10
+        assert engine.counts["opening_ns"] >= 9 * SECOND // 40
 
 
 async def test_all_are_opened_and_closed() -> None:
