@@ -35,7 +35,7 @@ from bench.plan import Load, Target
 from bench.procstat import Gone
 from bench.report import page_of_comparison, page_of_result
 from bench.result import Result
-from bench.run import Coordinator, GeneratorFailed, Watch
+from bench.run import Coordinator, GeneratorFailed, NobodyIn, Watch
 from bench.servers import RECIPES, Contender, by_hand
 from bench.terminal import Terminal, show_comparison, show_result, wide
 
@@ -72,10 +72,12 @@ def load_and_show(target: Target, load: Load, way: Way) -> None:
         with Terminal(console) as terminal:
             watch = terminal.watch(f"{load.workload} {target.url}")
             result: Result = trio.run(Coordinator(target, load, way.pids, watch).run, way.processes, way.cpu)
-    except (TooMany, GeneratorFailed, Gone) as exc:
+    except (TooMany, GeneratorFailed, NobodyIn, Gone) as exc:
         raise click.ClickException(str(exc)) from None
     show_result(wide(), result)
     write_files(result, way.json_file, way.html_file, page_of_result)
+    if not result.total.count("connections"):
+        sys.exit(1)  # a storm that nobody got through
 
 
 @main.command()

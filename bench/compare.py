@@ -16,7 +16,7 @@ import trio
 from bench.figures import figures_of, verdicts_of
 from bench.plan import Load, Target
 from bench.procstat import Gone
-from bench.run import Coordinator, GeneratorFailed, Watch, machine
+from bench.run import Coordinator, GeneratorFailed, NobodyIn, Watch, machine
 from bench.servers import Contender, NotStarted, open_contender
 
 
@@ -227,7 +227,7 @@ async def measure(contender: Contender, case: Case, number: int, terms: Terms, w
             target = replace(terms.target, url=running.url, secret=running.secret)
             coordinator = Coordinator(target, case.load, running.pids, watch)
             result = await coordinator.run(terms.processes, terms.generator_cpu)
-    except (NotStarted, GeneratorFailed, Gone) as exc:
+    except (NotStarted, GeneratorFailed, NobodyIn, Gone) as exc:
         return Measurement(case.name, contender.name, number, {}, failure=str(exc))
     figures = {figure.key: figure.value for figure in figures_of(result)}
     return Measurement(case.name, contender.name, number, figures, verdicts_of(result))

@@ -33,6 +33,7 @@ SAMPLE_S: Final = 0.5
 STORM_LOOK_S: Final = 0.05
 """Between two looks at the server under a storm, which says only afterwards when it was over."""
 OPENED_WITHIN_S: Final = 2 * OPEN_TIMEOUT_S + 30.0  # beyond the planned time; some open twice
+REASONS: Final = 3  # shown
 DONE_WITHIN_S: Final = 60.0  # beyond the planned time
 
 read_report = Decoder(Report).decode
@@ -44,6 +45,10 @@ Watch = Callable[[str, float, Sample], None]
 
 class GeneratorFailed(Exception):
     """A generator process has ended early; the text is what it said."""
+
+
+class NobodyIn(Exception):
+    """No client could sign in, so there is nothing to measure; the text says what became of them."""
 
 
 @dataclass(slots=True)
@@ -155,6 +160,7 @@ class Coordinator:
 
         Raises:
             GeneratorFailed: a generator could not.
+            NobodyIn: no client could sign in.
             bench.procstat.Gone: the server is not there at the beginning.
         """
         began_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -168,6 +174,7 @@ class Coordinator:
             await self._wait_until_opened(generators)
             await trio.sleep(SETTLE_S)
             opened, opened_usage = reported(generators, "opened"), self._server.look()
+            self._check_opened(opened)
             files_added = [max(0, now - had) for had, now in zip(files, self._server.files(), strict=True)]
             begin_ns, end_ns = await self._measure(generators)
         server = None
@@ -195,7 +202,7 @@ class Coordinator:
         )
 
     async def _wait_until_opened(self, generators: Sequence[Generator]) -> None:
-        wanted = self._load.residents or self._load.connections
+        wanted = self._load.residents if self._load.workload == "storm" else self._load.connections
         give_up_at = trio.current_time() + self._load.opening_s + OPENED_WITHIN_S
         while not all(generator.opened.is_set() for generator in generators):
             signed_in = sum(generator.last.signed_in for generator in generators)
@@ -205,6 +212,14 @@ class Coordinator:
             with trio.move_on_after(SAMPLE_S):
                 for generator in generators:
                     await generator.opened.wait()
+
+    def _check_opened(self, opened: Total) -> None:
+        load = self._load
+        wanted = load.residents if load.workload == "storm" else load.connections
+        if wanted and not opened.count("connections"):
+            reasons = sorted(opened.problems.items(), key=lambda item: -item[1])[:REASONS]
+            said = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+            raise NobodyIn(f"none of {wanted} clients could sign in: {said}")
 
     async def _measure(self, generators: Sequence[Generator]) -> tuple[int, int]:
         """Carry all generators through the load; return from when to when the server's CPU counts."""

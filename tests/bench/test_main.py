@@ -63,6 +63,15 @@ def test_load_prints_its_figures_and_writes_json_and_a_page(tmp_path: Path) -> N
     assert "<svg" in (tmp_path / "run.html").read_text()
 
 
+def test_storm_that_nobody_gets_through_is_a_failure() -> None:
+    code, printed = invoke(
+        *("storm", "ws://127.0.0.1:9/room", "--connections", "2", "--residents", "0", "--retries", "0"),
+        *("--duration", "0.3", "--ramp", "0", "--drain", "0.1"),
+    )
+    assert code == 1
+    assert "2 of 2 clients could not sign in." in printed
+
+
 @needs_compiler
 def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) -> None:
     code, printed = invoke(
@@ -88,6 +97,7 @@ def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) 
         (("compare", "--cases", "nothing"), "unknown case 'nothing'"),
         (("compare", "--add", "x=y"), "neither an address"),
         (("push", "--token-secret", "NOT_SET_HERE"), "NOT_SET_HERE"),
+        (("idle", "ws://127.0.0.1:9/room", "--connections", "3"), "none of 3 clients could sign in"),
         (("storm", "http://127.0.0.1/"), "not a ws:// or wss:// address"),
     ],
 )

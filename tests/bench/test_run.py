@@ -10,7 +10,7 @@ import trio
 from bench.figures import figures_of
 from bench.plan import Load, Target
 from bench.result import Sample
-from bench.run import Coordinator, GeneratorFailed
+from bench.run import Coordinator, GeneratorFailed, NobodyIn
 from schema.envelope import PackageType, Request
 from tests.bench.running import TOKENS
 from tests.clients.fake_server import FakeServer, Member, open_fake_server
@@ -41,6 +41,15 @@ async def test_generator_that_cannot_carry_out_its_plan_says_why() -> None:
     load = Load(workload="idle", connections=10**6)
     with pytest.raises(GeneratorFailed, match="open files leaves"):
         await Coordinator(Target(url="ws://127.0.0.1:9/room"), load, [], lambda *_: None).run(1, None)
+
+
+async def test_load_that_nobody_is_in_for_is_not_carried_out() -> None:
+    load = Load(workload="heartbeat", connections=3, rate=10.0, duration_s=60.0)
+    with trio.fail_after(20):
+        async with open_fake_server() as server:
+            target = Target(url=server.room_url, tokens=("no such token",))
+            with pytest.raises(NobodyIn, match="none of 3 clients could sign in: 3 x not signed in: 100 "):
+                await Coordinator(target, load, [], lambda *_: None).run(1, None)
 
 
 async def test_cancelled_run_leaves_no_process() -> None:
