@@ -152,7 +152,7 @@ def _of_generators(result: Result) -> Iterator[Figure]:
 def _bottleneck(result: Result) -> Iterator[str]:
     busy = max(result.total.busy, default=0.0)
     load, server = result.load, result.server
-    idle_server = server is not None and server.measured.cores < SATURATED * len(server.pids)
+    idle_server = server is not None and server.measured.cores < SATURATED * server.cores
     advice = "use more --processes (and cores for them)"
     if busy > BUSY and not load.rate and load.workload in ("heartbeat", "fanout", "ingest", "push"):
         if server is None:
@@ -160,7 +160,8 @@ def _bottleneck(result: Result) -> Iterator[str]:
         elif idle_server:
             yield (
                 f"The generator was the limit ({busy:.0%} busy), not the server "
-                f"({server.measured.cores:.0%}): the rate is the generator's; {advice}."
+                f"({server.measured.cores:.0%} of {server.cores} core(s)): the rate is the generator's; "
+                f"{advice}."
             )
     elif busy > BUSY:
         yield f"A generator was busy for {busy:.0%} of its time: latencies are partly its own; {advice}."

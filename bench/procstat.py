@@ -77,6 +77,23 @@ def files_of(pid: int) -> int:
         raise Gone(f"no process {pid}: {exc}") from exc
 
 
+def cores_of(pids: Sequence[int]) -> int:
+    """Return how many cores `pids` can keep busy: each one at most, on those that it may run on.
+
+    That is so of processes of one thread, or of one that runs at a time (Python's); others can do more.
+
+    Raises:
+        Gone: one of them is not there.
+    """
+    cores: set[int] = set()
+    for pid in pids:
+        try:
+            cores |= os.sched_getaffinity(pid)
+        except OSError as exc:
+            raise Gone(f"no process {pid}: {exc}") from exc
+    return min(len(pids), len(cores))
+
+
 def children_of(pid: int) -> tuple[int, ...]:
     """Return the child processes of a process, whichever of its threads started them."""
     children: list[int] = []

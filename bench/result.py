@@ -36,6 +36,7 @@ class Server:
         opening: from then until everybody was in.
         measured: in the measured time; of a storm: from its moment until all have come in or given up.
         fullest: the share of the clients in the process that has most of them; 0 where that is unknown.
+        cores: that they can keep busy, by where they may run.
         gone: which of them has ended during the run, in one line; empty when none has.
     """
 
@@ -44,6 +45,7 @@ class Server:
     opening: Spent
     measured: Spent
     fullest: float
+    cores: int
     gone: str = ""
 
 

@@ -21,7 +21,7 @@ from bench.generator import Report, first_of
 from bench.opening import OPEN_TIMEOUT_S
 from bench.outcome import Total, total_of
 from bench.plan import Load, Plan, Target, Window
-from bench.procstat import Usage, spent
+from bench.procstat import Usage, cores_of, spent
 from bench.result import Result, Sample, Server
 from bench.schedule import NS
 from bench.watched import Watched
@@ -169,7 +169,7 @@ class Coordinator:
             Plan(target=self._target, load=self._load, run=run, process=n, processes=processes, cpu=cpu)
             for n in range(processes)
         ]
-        before, files = self._server.look(), self._server.files()
+        before, files, cores = self._server.look(), self._server.files(), cores_of(self._server.pids)
         async with open_generators(plans) as generators:
             await self._wait_until_opened(generators)
             await trio.sleep(SETTLE_S)
@@ -185,6 +185,7 @@ class Coordinator:
                 opening=spent(before, opened_usage),
                 measured=spent(self._server.since(begin_ns), self._server.since(end_ns)),
                 fullest=max(files_added) / max(1, sum(files_added)),
+                cores=cores,
                 gone=self._server.gone,
             )
         return Result(

@@ -26,13 +26,14 @@ def total(busy: float = 0.3, **counts: int) -> Total:
     return Total(counts=counts, problems={}, spans=spans, busy=(busy,))
 
 
-def server(cores: float = 0.5, pids: tuple[int, ...] = (42,)) -> Server:
+def server(cores: float = 0.5, pids: tuple[int, ...] = (42,), at_hand: int = 1) -> Server:
     return Server(
         pids=pids,
         rss_bytes=10 << 20,
         opening=Spent(SECOND, 20 * MS, 0.5, 11 << 20),
         measured=Spent(SECOND, int(cores * SECOND), 0.75, 12 << 20),
         fullest=0.6,
+        cores=at_hand,
     )
 
 

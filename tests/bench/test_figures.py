@@ -65,8 +65,12 @@ def test_server_that_ended_is_said_beside_what_was_seen_of_it() -> None:
 
 
 def test_server_at_its_limit_is_not_the_generators_fault() -> None:
-    saturated = result(rate=0.0, total=total(0.97, units=1000), server=server(cores=0.99))
-    assert verdicts_of(saturated) == ()
+    for pids in ((42,), (41, 42, 43, 44)):  # on one core, several processes are at their limit together
+        busy = server(cores=0.99, pids=pids, at_hand=1)
+        assert verdicts_of(result(rate=0.0, total=total(0.97, units=1000), server=busy)) == ()
+    idle = server(cores=0.99, pids=(41, 42), at_hand=2)
+    (verdict,) = verdicts_of(result(rate=0.0, total=total(0.97, units=1000), server=idle))
+    assert "not the server (99% of 2 core(s))" in verdict
 
 
 def test_missing_deliveries_are_of_what_was_not_refused() -> None:

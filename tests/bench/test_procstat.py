@@ -4,11 +4,22 @@ import os
 import socket
 import sys
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 
-from bench.procstat import Gone, Usage, children_of, files_of, listeners_at, spent, usage_of, waited_ns
+from bench.procstat import (
+    Gone,
+    Usage,
+    children_of,
+    cores_of,
+    files_of,
+    listeners_at,
+    spent,
+    usage_of,
+    waited_ns,
+)
 
 
 def test_own_cpu_time_is_seen_to_the_microsecond() -> None:
@@ -32,6 +43,24 @@ def test_several_processes_are_added_up() -> None:
     alone, twice = usage_of([os.getpid()]), usage_of([os.getpid()] * 2)
     assert twice.cpu_ns >= 2 * alone.cpu_ns
     assert twice.rss_bytes > alone.rss_bytes
+
+
+async def test_processes_share_the_cores_that_they_may_run_on() -> None:
+    core = min(os.sched_getaffinity(0))
+    async with AsyncExitStack() as stack:
+        pids = []
+        for _ in range(2):
+            process = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(60)"])
+            stack.push_async_callback(process.wait)
+            stack.callback(process.kill)
+            pids.append(process.pid)
+        assert cores_of(pids) == min(2, len(os.sched_getaffinity(0)))
+        for pid in pids:
+            os.sched_setaffinity(pid, {core})
+        assert cores_of(pids) == 1
+    with pytest.raises(Gone):
+        cores_of([4194999])
+    assert cores_of([]) == 0
 
 
 def test_nobody_uses_nothing() -> None:
