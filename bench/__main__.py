@@ -92,9 +92,8 @@ def heartbeat(
     load: Load, connections: int, rooms: int, rate: float, interval: float | None, active: float
 ) -> Load:
     """Heartbeats of signed-in clients."""
-    if interval:
-        rate = max(1, round(connections * active)) / interval
-    return replace(load, workload="heartbeat", connections=connections, rooms=rooms, rate=rate, active=active)
+    load = replace(load, workload="heartbeat", connections=connections, rooms=rooms, active=active)
+    return replace(load, rate=load.taking_part / interval if interval else rate)
 
 
 @main.command()
@@ -136,9 +135,7 @@ def ingest(load: Load, senders: int, rooms: int, **options: Any) -> Load:
 
     With --client-version 1 accepted is what the server acknowledges, with 0 what comes back.
     """
-    rooms = min(rooms, senders)
-    members = -(-senders // rooms)
-    return replace(load, workload="ingest", connections=rooms * members, rooms=rooms, **options)
+    return replace(load, workload="ingest", connections=senders, rooms=min(rooms, senders), **options)
 
 
 @main.command()

@@ -74,9 +74,9 @@ def spans_of(result: Result) -> dict[str, Summary]:
 
 def missing_of(result: Result) -> int:
     """Return how many deliveries are missing: of what was accepted, to who was in at the beginning."""
-    total, rooms = result.total, result.load.rooms
-    members = result.opened.count("connections") / rooms
-    return max(0, round((total.count("messages") - total.count("refused")) * members) - total.count("unique"))
+    total = result.total
+    share_in = result.opened.count("connections") / result.load.connections
+    return max(0, round(total.count("expected") * share_in) - total.count("unique"))
 
 
 def _of_units(result: Result) -> Iterator[Figure]:

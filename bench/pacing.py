@@ -29,7 +29,7 @@ class OpenLoop:
     """Actors in turn, in a random order, each unit at its time whether or not others were answered.
 
     Args:
-        rate: units per second of this process.
+        rate: units per second of this process: its actors' share, for it may have fewer than others, or none.
         start_ns: monotonic.
     """
 

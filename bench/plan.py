@@ -83,6 +83,15 @@ class Load:
         return self.connections + self.residents + self.rooms * self.stalled
 
     @property
+    def taking_part(self) -> int:
+        """How many clients take part: those with the lowest numbers."""
+        return max(1, round(self.connections * self.active))
+
+    def members_of(self, room: int) -> int:
+        """Return how many of `connections` are in a room, by its number."""
+        return len(range(room, self.connections, self.rooms))
+
+    @property
     def opening_s(self) -> float:
         """How long it takes at least until all are connected."""
         return self.sockets / self.connect_rate if self.connect_rate else 0.0

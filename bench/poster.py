@@ -38,6 +38,7 @@ class Poster(Stream):
         "_is_open",
         "_number",
         "_numbers",
+        "_room",
         "_rooms",
         "_speaking",
         "_waiting",
@@ -50,6 +51,7 @@ class Poster(Stream):
         self._host = urlsplit(engine.plan.target.url).netloc.rpartition("@")[2]
         self._authorization = engine.token(number)
         self._rooms = cycle(range(engine.plan.load.rooms))
+        self._room = 0  # of the request that is under way
         self._numbers: Counter[int] = Counter()  # room -> messages to it
         self._waiting: deque[int] = deque()  # when they were due; the first is under way
         self._came = b""
@@ -114,13 +116,13 @@ class Poster(Stream):
 
     def _post(self, due_ns: int) -> None:
         speaking = self._speaking
-        room = next(self._rooms)
+        self._room = room = next(self._rooms)
         self._numbers[room] += 1
         sender = SENDER_OFFSET + self._number * _ROOMS + room
         stamp = Stamp(speaking.run, sender, self._numbers[room], due_ns)
         message = stamp.encode(speaking.engine.plan.load.size).decode()
         body = f"room_id={speaking.engine.room(room)}&msg={message}"
-        speaking.messages += 1
+        speaking.sent(room)
         self.send(
             f"POST /msg HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {self._authorization}\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n"
@@ -136,8 +138,7 @@ class Poster(Stream):
         except DecodeError:
             answer = {}
         if status != 200 or answer.get("code") != 1:
-            speaking.refused += 1
-            speaking.engine.problems[f"POST /msg: {status} {answer.get('msg', '')}"] += 1
+            speaking.refuse(self._room, f"POST /msg: {status} {answer.get('msg', '')}")
         else:
             speaking.accepted += speaking.window.has(now)
             if speaking.window.has(due_ns):

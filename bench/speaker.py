@@ -47,7 +47,8 @@ class Stalled(User):
 class Speaking:
     """What the speakers of one process share: their counts, and how they speak.
 
-    counts   messages: sent; refused; accepted (in the measured time); unanswered
+    counts   messages: sent; refused; accepted (in the measured time); unanswered; expected: deliveries of
+             what was not refused, if everybody is in
     spans    ack: due -> ACK (version 1); own: due -> own push
     """
 
@@ -58,10 +59,24 @@ class Speaking:
         self.ack = engine.span("ack")
         self.own = engine.span("own")
         self.window = Window(0, 0, 0)
+        load = engine.plan.load
+        self._members = [load.members_of(room) for room in range(load.rooms)]
         self.settled: SettledBy | None = None
         self.messages = 0
         self.accepted = 0
         self.refused = 0
+        self.expected = 0
+
+    def sent(self, room: int) -> None:
+        """Note a message to a room."""
+        self.messages += 1
+        self.expected += self._members[room]
+
+    def refuse(self, room: int, why: str) -> None:
+        """Note that a message to a room was refused."""
+        self.refused += 1
+        self.engine.problems[why] += 1
+        self.expected -= self._members[room]
 
     def level(self) -> Level:
         """Draw the level of the next message."""
@@ -74,6 +89,7 @@ class Speaking:
             "messages": self.messages,
             "accepted": self.accepted,
             "refused": self.refused,
+            "expected": self.expected,
             "unanswered": self.engine.unanswered,
         }
 
@@ -102,9 +118,13 @@ class Speaker(Listener):
         data = encode_publish(self.room, speaking.level(), stamp.encode(self.engine.plan.load.size))
         request_id = self._numbers if speaking.version else 0
         self.socket.send_message(encode_request(PackageType.MESSAGE, data, request_id))
-        speaking.messages += 1
+        speaking.sent(self._room_number)
         self.engine.unanswered += 1
         self._waiting[self._numbers] = due_ns
+
+    @property
+    def _room_number(self) -> int:
+        return self.number % self.engine.plan.load.rooms
 
     def heard(self, payload: bytes, now: int) -> None:
         if payload[:2] != PUSH_MARK:
@@ -134,7 +154,7 @@ class Speaker(Listener):
             self.engine.counts["other_frames"] += 1
             return
         if verdict.code:
-            self.engine.problems[f"refused: {verdict.code} {verdict.text}"] += 1
+            self._speaking.refuse(self._room_number, f"refused: {verdict.code} {verdict.text}")
         elif self._speaking.window.has(due_ns):
             self._speaking.ack.record(now - due_ns)
         self._settle(now, is_accepted=not verdict.code)
@@ -142,9 +162,7 @@ class Speaker(Listener):
     def _settle(self, now: int, *, is_accepted: bool) -> None:
         speaking = self._speaking
         self.engine.unanswered -= 1
-        if not is_accepted:
-            speaking.refused += 1
-        elif speaking.window.has(now):
+        if is_accepted and speaking.window.has(now):
             speaking.accepted += 1
         if speaking.settled is not None:
             speaking.settled(self)

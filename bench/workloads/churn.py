@@ -57,10 +57,10 @@ class Churn:
         self._engine.counts["connections"] = self._engine.signed_in
 
     async def run(self, window: Window) -> None:
-        engine = self._engine
+        engine, load = self._engine, self._engine.plan.load
         self._window = window
-        rate = engine.plan.load.rate / engine.plan.processes
-        loop = OpenLoop(engine, [self], rate, window.start_ns)
+        part = load.rate * len(self._users) / load.connections
+        loop = OpenLoop(engine, [self] if self._users else [], part, window.start_ns)
         await engine.measure(loop.pace, window, self._is_settled)
         give_up(self._users)
         engine.counts["connections"] = engine.signed_in

@@ -26,7 +26,7 @@ class Heartbeat:
             Beater(engine, number, engine.room(number % load.rooms), answered)
             for number in numbers_of(engine)
         ]
-        self._active = self._users[: max(1, round(len(self._users) * load.active))]
+        self._active = [user for user in self._users if user.number < load.taking_part]
         self._latency = engine.span("latency")
         self._units = 0
         self._window = Window(0, 0, 0)
@@ -37,13 +37,11 @@ class Heartbeat:
 
     async def run(self, window: Window) -> None:
         self._window = window
-        engine = self._engine
-        rate = engine.plan.load.rate / engine.plan.processes
-        pace = (
-            OpenLoop(engine, self._active, rate, window.start_ns).pace
-            if rate
-            else everybody_once(self._active)
-        )
+        engine, load = self._engine, self._engine.plan.load
+        pace = everybody_once(self._active)
+        if load.rate:
+            part = load.rate * len(self._active) / load.taking_part
+            pace = OpenLoop(engine, self._active, part, window.start_ns).pace
         await engine.measure(pace, window, engine.is_answered)
         engine.counts["units"] = self._units
         engine.counts["unanswered"] = engine.unanswered

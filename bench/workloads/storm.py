@@ -18,7 +18,7 @@ from bench.engine import Engine
 from bench.opening import close_all, give_up, numbers_of, open_all
 from bench.pacing import OpenLoop
 from bench.plan import Window
-from bench.poller import NEVER, Pace, no_pace
+from bench.poller import NEVER, Pace
 from bench.schedule import NS, share
 from bench.user import State, User
 
@@ -112,10 +112,7 @@ class Storm:
         heappush(self._back, (monotonic_ns() + int(pause_s * NS), user.number, user))
 
     def _beats(self, window: Window) -> Pace:
-        load, parts = self._engine.plan.load, self._engine.plan.processes
-        if not self._residents:
-            return no_pace
-        rate = load.residents / load.interval_s / parts
+        rate = len(self._residents) / self._engine.plan.load.interval_s
         return OpenLoop(self._engine, self._residents, rate, window.start_ns).pace
 
     def _newcomers_pace(self, now: int) -> int:

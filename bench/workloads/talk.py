@@ -114,11 +114,7 @@ class Talk:
         plan, speaking = self._engine.plan, self._speaking
         if speaking.engine.unanswered:
             return False
-        members = len(self._users) / plan.load.rooms
-        if (
-            plan.processes == 1
-            and self._deliveries.unique >= (speaking.messages - speaking.refused) * members
-        ):
+        if plan.processes == 1 and self._deliveries.unique >= speaking.expected:
             return True
         return monotonic_ns() - max(self._deliveries.last_ns, speaking.window.end_ns) > _QUIET_NS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Any
 
@@ -31,8 +32,20 @@ async def open_engine(url: str, **options: Any) -> AsyncIterator[Engine]:
         engine.close()
 
 
+async def carry_out_in_parts(plan: Plan, processes: int) -> Total:
+    """Carry out a plan as several processes do, one after the other; return all that was seen."""
+    parts = [replace(plan, process=part, processes=processes) for part in range(processes)]
+    return total_of([(await carry_out_alone(part))[1] for part in parts])
+
+
 async def carry_out(plan: Plan) -> tuple[Outcome, Total]:
     """Return what was seen when everybody was in, and all of it."""
+    opened, outcome = await carry_out_alone(plan)
+    return opened, total_of([outcome])
+
+
+async def carry_out_alone(plan: Plan) -> tuple[Outcome, Outcome]:
+    """Return what this part of a load has seen when everybody was in, and all of it."""
     engine = Engine(plan)
     workload = WORKLOADS[plan.load.workload](engine)
     try:
@@ -45,4 +58,4 @@ async def carry_out(plan: Plan) -> tuple[Outcome, Total]:
         await workload.finish()
     finally:
         engine.close()
-    return opened, total_of([outcome])
+    return opened, outcome

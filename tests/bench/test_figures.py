@@ -75,11 +75,17 @@ def test_server_at_its_limit_is_not_the_generators_fault() -> None:
 
 def test_missing_deliveries_are_of_what_was_not_refused() -> None:
     load = Load(workload="fanout", connections=100, rooms=10, rate=1.0)
-    heard = total(units=900, messages=100, refused=10, unique=895, late=2)
+    heard = total(units=900, messages=100, refused=10, expected=900, unique=895, late=2)
     lossy = result(load=load, total=heard)
     assert missing_of(lossy) == 5
     assert "Deliveries: 2 late, 5 missing (of 895)." in verdicts_of(lossy)
     assert {f.key: f.value for f in figures_of(lossy)}["lost"] == 5
+
+
+def test_nothing_is_missing_to_clients_that_never_came() -> None:
+    heard = total(units=900, messages=100, expected=1000, unique=900)
+    load = Load(workload="fanout", connections=100, rooms=10, rate=1.0)
+    assert missing_of(result(load=load, total=heard, opened=total(connections=90))) == 0
 
 
 def test_storm_that_is_not_over_in_time_is_said() -> None:

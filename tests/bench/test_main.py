@@ -11,6 +11,7 @@ import trio
 from click.testing import CliRunner
 
 from bench.__main__ import main
+from bench.plan import Load
 from bench.servers import RECIPES, free_port
 from tests.bench.test_servers import needs_compiler
 
@@ -105,6 +106,14 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments: tuple[str, ...], pro
     code, printed = invoke(*arguments)
     assert code in (1, 2)
     assert problem in printed
+
+
+def test_as_many_speak_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Load] = []
+    monkeypatch.setattr("bench.__main__.load_and_show", lambda _, load, __: loads.append(load))
+    invoke("ingest", "--senders", "201", "--rooms", "50")
+    invoke("ingest", "--senders", "3", "--rooms", "50")
+    assert [(load.connections, load.rooms) for load in loads] == [(201, 50), (3, 3)]
 
 
 def test_every_command_explains_itself() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.running import carry_out, plan_for
+from tests.bench.running import carry_out, carry_out_in_parts, plan_for
 from tests.clients.fake_server import open_fake_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -19,3 +19,10 @@ async def test_clients_leave_and_come_back_at_a_rate() -> None:
     assert sign_ins >= 10 + total.count("units")
     assert sum(total.spans["latency"].counts.values()) == pytest.approx(total.count("units"), abs=3)
     assert total.problems == {}
+
+
+async def test_processes_without_clients_leave_the_rate_to_the_others() -> None:
+    async with open_fake_server() as server:
+        plan = plan_for(server.room_url, workload="churn", connections=1, rate=25.0)
+        total = await carry_out_in_parts(plan, 2)
+    assert total.count("units") == pytest.approx(10, abs=2)

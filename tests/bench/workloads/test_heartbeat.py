@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from schema.envelope import PackageType, Request
-from tests.bench.running import carry_out, plan_for
+from tests.bench.running import carry_out, carry_out_in_parts, plan_for
 from tests.clients.fake_server import FakeServer, Member, open_fake_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -29,6 +29,15 @@ async def test_closed_loop_goes_on_as_soon_as_it_is_answered() -> None:
         beating = {frame.type for frame in server.frames}
     assert total.count("units") > 10
     assert PackageType.HEARTBEAT in beating
+
+
+async def test_processes_without_clients_leave_the_rate_to_the_others() -> None:
+    # Each process had the same part of the rate, also those that had nobody to send it.
+    async with open_fake_server() as server:
+        plan = plan_for(server.room_url, workload="heartbeat", connections=2, active=0.5, rate=100.0)
+        total = await carry_out_in_parts(plan, 3)
+    assert total.count("connections") == 2
+    assert total.count("units") == pytest.approx(40, abs=2)
 
 
 class Overloaded(FakeServer):

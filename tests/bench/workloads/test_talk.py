@@ -107,3 +107,13 @@ async def test_members_that_stop_reading_are_not_waited_for() -> None:
     assert len(rooms) == 6
     assert opened.counts["connections"] == 4
     assert total.count("unique") == 4 * total.count("messages")
+
+
+async def test_rooms_of_unlike_size_miss_nothing() -> None:
+    async with open_fake_server() as server:
+        plan = plan_for(
+            server.room_url, workload="ingest", connections=5, rooms=3, rate=100.0, duration_s=0.2
+        )
+        _, total = await carry_out(plan)
+    assert total.count("unique") == total.count("expected") > 0
+    assert total.count("messages") < total.count("expected") < 2 * total.count("messages")
