@@ -130,6 +130,9 @@ def _of_order(result: Result) -> Iterator[Figure]:
         yield Figure("unanswered", "never answered", total.count("unanswered"), "")
     if "messages" not in total.counts:
         return
+    if result.load.stalled:
+        yield Figure("stalled", "members that stopped reading", total.count("stalled"), "")
+        yield Figure("evicted", "of them, closed by the server", total.count("evicted"), "")
     yield Figure("lost", "deliveries missing", missing_of(result), "")
     yield Figure("duplicates", "delivered twice", total.count("duplicates"), "")
     yield Figure("late", "out of a sender's order", total.count("late"), "")

@@ -23,6 +23,8 @@ from bench.schedule import NS
 
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
+HALF_CLOSED: Final = select.EPOLLRDHUP
+"""The other side will send nothing more; told without reading, unlike the end of what came."""
 NEVER: Final = 1 << 62
 """A time in ns that does not come."""
 

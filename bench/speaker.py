@@ -35,13 +35,21 @@ class Listener(User):
 
 
 class Stalled(User):
-    """A member who stops reading: what the server does with it shows in the problems and at the others."""
+    """A member who stops reading, until the load is over.
+
+    The server's goodbye may wait behind what was not read: who was sent away is known after `read_again`.
+    """
 
     __slots__ = ()
     receive_buffer = 4096
 
     def signed_in(self, now: int) -> None:
+        self.engine.counts["stalled"] += 1
         self.socket.stop_reading()
+
+    def left(self, was: State, retry_after_s: float | None) -> None:
+        if was is State.SIGNED_IN:
+            self.engine.counts["evicted"] += 1
 
 
 class Speaking:

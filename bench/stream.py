@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Final
 
-from bench.poller import IN, OUT, Poller
+from bench.poller import HALF_CLOSED, IN, OUT, Poller
 
 MAX_UNSENT_BYTES: Final = 1 << 20
 RECEIVE_BYTES: Final = 4096
@@ -115,7 +115,12 @@ class Stream:
     def stop_reading(self) -> None:
         """Take nothing more from the socket, until its end."""
         if self.sock is not None:
-            self._poller.modify(self.fd, 0)  # errors and the end are reported all the same
+            self._poller.modify(self.fd, HALF_CLOSED)  # errors are reported all the same
+
+    def read_again(self) -> None:
+        """Take what has come meanwhile, and what still comes."""
+        if self.sock is not None:
+            self._poller.modify(self.fd, IN)
 
     def abort(self, why: str = "aborted") -> None:
         """Close the socket now."""

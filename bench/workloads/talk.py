@@ -4,7 +4,8 @@ fanout  one speaker for each room of many listeners; unit: a push that a member 
 ingest  everybody speaks; unit: a message that was accepted
 push    back ends speak by `POST /msg`; unit: a message that was accepted
 
-counts  connections, units; those of deliveries.py and speaker.py
+counts  connections, units; those of deliveries.py and speaker.py; stalled: members that stopped reading;
+        evicted: of them, those that the server has closed
 spans   latency_normal, latency_important: due -> push, at each member; ack, own (speaker.py); lateness; open
 """
 
@@ -23,9 +24,11 @@ from bench.poller import Pace, no_pace
 from bench.poster import Poster
 from bench.schedule import NS, share
 from bench.speaker import Listener, Speaker, Speaking, Stalled
+from bench.user import State
 
 _QUIET_NS: Final = 1_500_000_000  # longer than a batch waits to be merged
 _CONNECT_NS: Final = 5 * NS
+_LAST_WORDS_NS: Final = NS  # for what a server's kernel still has for who did not read
 
 
 class Talk:
@@ -60,6 +63,7 @@ class Talk:
         else:
             pace = everybody_once(actors)
         await engine.measure(pace, window, self._is_drained)
+        await self._look_at_stalled()
         engine.counts.update(self._deliveries.counts())
         engine.counts.update(self._speaking.counts())
         engine.counts["units"] = engine.counts[self.unit]
@@ -108,6 +112,18 @@ class Talk:
             now = monotonic_ns()
             if now < self._speaking.window.end_ns and speaker.can_act():
                 speaker.act(now)
+
+    async def _look_at_stalled(self) -> None:
+        """See whom the server has closed: what it said last is behind what they have not read."""
+        for user in self._stalled:
+            user.socket.read_again()
+        if self._stalled:
+            await self._engine.poller.drive(
+                no_pace, monotonic_ns() + _LAST_WORDS_NS, self._has_nobody_stalled
+            )
+
+    def _has_nobody_stalled(self) -> bool:
+        return not any(user.state is State.SIGNED_IN for user in self._stalled)
 
     def _is_drained(self) -> bool:
         """Whether all is answered and has arrived; what others have sent can only be waited for."""

@@ -82,6 +82,12 @@ def test_missing_deliveries_are_of_what_was_not_refused() -> None:
     assert {f.key: f.value for f in figures_of(lossy)}["lost"] == 5
 
 
+def test_members_that_stopped_reading_and_were_sent_away_are_shown() -> None:
+    load = Load(workload="fanout", connections=100, rate=1.0, stalled=3)
+    shown = figures_of(result(load=load, total=total(units=900, messages=100, stalled=3, evicted=2)))
+    assert {f.key: f.value for f in shown if f.key in ("stalled", "evicted")} == {"stalled": 3, "evicted": 2}
+
+
 def test_nothing_is_missing_to_clients_that_never_came() -> None:
     heard = total(units=900, messages=100, expected=1000, unique=900)
     load = Load(workload="fanout", connections=100, rooms=10, rate=1.0)

@@ -126,6 +126,25 @@ async def test_end_of_the_server_is_said(poller: Poller) -> None:
     assert (stream.came, stream.ends) == (b"bye", ["closed by the server"])
 
 
+async def test_end_is_seen_by_who_does_not_read(poller: Poller) -> None:
+    goodbye = trio.Event()
+
+    async def script(stream: trio.SocketStream) -> None:
+        await goodbye.wait()
+        await stream.send_all(b"bye")
+        await stream.send_eof()
+        await stream.receive_some()
+
+    async with open_script(script) as port:
+        stream = Noted(poller, endpoint(port))
+        stream.connect()
+        await drive(poller, lambda: stream.is_connected)
+        stream.stop_reading()
+        goodbye.set()
+        await drive(poller, lambda: bool(stream.ends))
+    assert (stream.came, stream.ends) == (b"bye", ["closed by the server"])
+
+
 async def test_server_that_does_not_read_is_given_up(poller: Poller) -> None:
     async def script(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from schema.access import Code
-from schema.envelope import Request
+from schema.envelope import PackageType, Request
 from tests.bench.running import carry_out, plan_for
 from tests.clients.fake_server import FakeServer, Member, open_fake_server
 
@@ -106,7 +107,29 @@ async def test_members_that_stop_reading_are_not_waited_for() -> None:
         rooms = [room for _, room, _ in server.sign_ins]
     assert len(rooms) == 6
     assert opened.counts["connections"] == 4
+    assert (total.count("stalled"), total.count("evicted")) == (2, 0)
     assert total.count("unique") == 4 * total.count("messages")
+
+
+@pytest.mark.parametrize("unread", [0, 3 << 20])
+async def test_members_that_stop_reading_and_are_sent_away_are_counted(unread: int) -> None:
+    # The goodbye is in the socket, or, once the buffers are full, behind what has not been read.
+    class Strict(FakeServer):
+        async def evict(self) -> None:
+            await self.wait_for_frames(PackageType.MESSAGE)  # everybody is in
+            stalled = self.members[-1].websocket
+            if unread:
+                await stalled.send_message(bytes(unread))
+            await stalled.aclose(4008)
+
+    server = Strict()
+    async with open_fake_server(server), trio.open_nursery() as nursery:
+        nursery.start_soon(server.evict)
+        plan = plan_for(server.room_url, workload="fanout", connections=2, rate=20.0, stalled=1, drain_s=0.1)
+        _, total = await carry_out(plan)
+        nursery.cancel_scope.cancel()
+    assert (total.count("stalled"), total.count("evicted")) == (1, 1)
+    assert total.problems == {"ended: closed with 4008": 1}
 
 
 async def test_rooms_of_unlike_size_miss_nothing() -> None:
