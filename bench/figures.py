@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 from bench.histogram import Summary, merged
@@ -18,6 +19,11 @@ UNITS: Final = {
     "storm": "sign-in (and the residents' heartbeats)",
     "churn": "return",
     "push": "accepted message",
+}
+UNITS_SENT: Final = {
+    **dict.fromkeys(("heartbeat", "storm"), "heartbeats"),
+    **dict.fromkeys(("fanout", "ingest", "push"), "messages"),
+    "churn": "returns",
 }
 SPANS: Final = {
     "latency": "answer",
@@ -36,6 +42,8 @@ WAITED: Final = 0.1
 LATE_NS: Final = 5_000_000
 SHORT: Final = 0.98
 SATURATED: Final = 0.9
+MERGED_S: Final = 1.0
+"""Held back by a server that merges: the first second brings what was due in the ramp, at a lower rate."""
 MANY: Final = 50
 """From so many clients on, each one's share of the opening says something; few share what it takes anyway."""
 
@@ -174,11 +182,25 @@ def _bottleneck(result: Result) -> Iterator[str]:
     late = spans_of(result).get("lateness")
     if late is not None and late.p99 > LATE_NS:
         yield f"The generator was late: 1 % was sent {late.p99 / 1e6:.1f} ms after it was due, or more."
-    units = result.total.count("units")
-    if load.rate and load.workload in ("heartbeat", "ingest", "push", "churn"):
-        expected = load.rate * load.duration_s
-        if units < SHORT * expected:
-            yield f"Only {units / expected:.0%} of the wanted rate was reached."
+    skipped = result.total.count("skipped")
+    if skipped:
+        yield f"{skipped} {UNITS_SENT[load.workload]} were not sent: whose turn it was, was not connected."
+    yield from _missed_rate(result)
+
+
+def _missed_rate(result: Result) -> Iterator[str]:
+    """Compare what was done with what was due, as far as chance and the ends of the measured time allow."""
+    load = result.load
+    if not load.rate or load.workload == "storm":
+        return
+    seconds = load.duration_s
+    if not result.version and load.workload in ("fanout", "ingest"):
+        seconds -= MERGED_S  # done is what has come back
+    due = load.rate * seconds
+    done = result.total.count("accepted" if load.workload == "fanout" else "units")
+    chance = 3 * sqrt(max(0.0, due)) if load.arrivals == "poisson" else float(result.processes)
+    if done < SHORT * due - chance:
+        yield f"Only {done / (load.rate * load.duration_s):.0%} of the wanted rate was reached."
 
 
 def _problems(result: Result) -> Iterator[str]:

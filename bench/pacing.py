@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from bench.engine import Engine
 from bench.poller import NEVER, Pace
-from bench.schedule import due_times
+from bench.schedule import NS, due_times
 
 PORTION: Final = 32
 """Sent at most between two looks at the sockets: about 0.2 ms."""
@@ -28,6 +28,8 @@ class Actor(Protocol):
 class OpenLoop:
     """Actors in turn, in a random order, each unit at its time whether or not others were answered.
 
+    What is due in the measured time from one who cannot act is not sent; `counts["skipped"]` says how much.
+
     Args:
         rate: units per second of this process: its actors' share, for it may have fewer than others, or none.
         start_ns: monotonic.
@@ -35,7 +37,9 @@ class OpenLoop:
 
     def __init__(self, engine: Engine, actors: Sequence[Actor], rate: float, start_ns: int) -> None:
         plan = engine.plan
+        self._counts = engine.counts
         self._start_ns = start_ns
+        self._open_ns = start_ns + int(plan.load.ramp_s * NS)
         self._due = due_times(
             rate,
             ramp_s=plan.load.ramp_s,
@@ -58,6 +62,8 @@ class OpenLoop:
             if actor.can_act():
                 actor.act(due_ns)
                 self._lateness.record(now - due_ns)
+            elif due_ns >= self._open_ns:
+                self._counts["skipped"] += 1
             self._next_ns = self._start_ns + next(self._due)
         return min(self._next_ns, monotonic_ns())
 

@@ -44,6 +44,7 @@ def test_quiet_generator_raises_no_doubt() -> None:
         ({"total": total(0.97, units=1000)}, "latencies are partly its own"),
         ({"total": replace(total(units=1000), waited=(0.05, 0.25))}, "waited for a core for 25% of its time"),
         ({"total": total(units=900)}, "Only 90% of the wanted rate was reached."),
+        ({"total": total(units=900, skipped=100)}, "100 heartbeats were not sent"),
         ({"total": total(units=1000, held_up=7)}, "7 connects began late"),
         ({"opened": total(connections=90)}, "10 of 100 clients could not sign in."),
         ({"version": 1, "total": total(units=0, unanswered=5)}, "--client-version 0"),
@@ -80,6 +81,31 @@ def test_missing_deliveries_are_of_what_was_not_refused() -> None:
     assert missing_of(lossy) == 5
     assert "Deliveries: 2 late, 5 missing (of 895)." in verdicts_of(lossy)
     assert {f.key: f.value for f in figures_of(lossy)}["lost"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "accepted", "is_missed"),
+    [
+        ({}, 990, False),
+        ({}, 900, True),
+        ({"arrivals": "poisson"}, 920, False),  # 1000 arrivals are 905 to 1095
+        ({"arrivals": "poisson"}, 850, True),
+        ({"rate": 2.0}, 1, False),
+    ],
+)
+def test_rate_of_fanout_is_that_of_its_messages(
+    changed: dict[str, object], accepted: int, is_missed: bool
+) -> None:
+    load = Load(**{"workload": "fanout", "rate": 1000.0, "duration_s": 1.0, **changed})  # type: ignore[arg-type]
+    shown = result(load=load, total=total(units=10**6, messages=1, accepted=accepted))
+    assert ("of the wanted rate" in "\n".join(verdicts_of(shown))) == is_missed
+
+
+def test_what_is_merged_comes_back_later_than_it_was_due() -> None:
+    load = Load(workload="ingest", rate=1000.0, duration_s=10.0)
+    for units, is_missed in ((9400, False), (8000, True)):
+        shown = result(load=load, version=0, total=total(units=units))
+        assert ("of the wanted rate" in "\n".join(verdicts_of(shown))) == is_missed
 
 
 def test_members_that_stopped_reading_and_were_sent_away_are_shown() -> None:

@@ -55,7 +55,14 @@ async def test_who_is_away_misses_a_turn_and_nobody_else_does() -> None:
         here, away = Counting(), Counting(is_there=False)
         OpenLoop(engine, [here, away], 1000.0, START).pace(START + 9 * MS)
         assert (len(here.due), len(away.due)) == (5, 0)
+        assert engine.counts["skipped"] == 5
         assert len(engine.span("lateness")) == 5
+
+
+async def test_turns_that_are_missed_in_the_ramp_do_not_count() -> None:
+    async with open_engine(NOBODY, ramp_s=0.1) as engine:
+        OpenLoop(engine, [Counting(is_there=False)], 100.0, START).pace(START + 120 * MS)
+        assert 0 < engine.counts["skipped"] <= 3
 
 
 async def test_nobody_has_nothing_due() -> None:
