@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from bench.poller import Pace, Poller, no_pace
 from bench.procstat import waited_ns
 from bench.schedule import NS
 from bench.stream import Endpoint
+from bench.trust import tls_context
 from bench.websocket import Receiver, WebSocket
 from clients.python.frames import encode_request, encode_sign_in
 from schema.envelope import HEARTBEAT, PackageType
@@ -141,11 +141,8 @@ def endpoint_of(target: Target) -> Endpoint:
     family, _, _, _, address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
     tls = None
     if parts.scheme == "wss":
-        tls = ssl.create_default_context(cafile=target.ca_file or None)
-        if target.insecure:
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
-    return Endpoint(str(address[0]), port, family, tls)
+        tls = tls_context(target.ca_file, is_checked=not target.insecure)
+    return Endpoint(str(address[0]), port, family, tls, parts.hostname)
 
 
 def upgrade_to(url: str, nonce: bytes) -> Upgrade:

@@ -25,12 +25,17 @@ _IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where streams connect to: a resolved address, and TLS if it is spoken there."""
+    """Where streams connect to: a resolved address, and TLS if it is spoken there.
+
+    Attributes:
+        name: of the host, which the certificate is for; empty: the address itself.
+    """
 
     host: str
     port: int
     family: int
     tls: ssl.SSLContext | None
+    name: str = ""
 
 
 class Stream:
@@ -186,7 +191,7 @@ class Stream:
     def _start_tls(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
         # The wrapped socket takes over the descriptor, under the same number.
         self.sock = wrapped = tls.wrap_socket(
-            sock, server_hostname=self._endpoint.host, do_handshake_on_connect=False
+            sock, server_hostname=self._endpoint.name or self._endpoint.host, do_handshake_on_connect=False
         )
         return wrapped
 

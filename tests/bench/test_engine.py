@@ -49,7 +49,7 @@ def test_address_is_resolved_with_the_port_of_its_scheme() -> None:
     plain = endpoint_of(Target(url="ws://127.0.0.1/room"))
     assert (plain.host, plain.port, plain.family, plain.tls) == ("127.0.0.1", 80, socket.AF_INET, None)
     secure = endpoint_of(Target(url="wss://127.0.0.1/room", insecure=True))
-    assert secure.port == 443
+    assert (secure.port, secure.name) == (443, "127.0.0.1")
     assert secure.tls is not None
     assert secure.tls.verify_mode == ssl.CERT_NONE
     with pytest.raises(ValueError, match="not a ws:// or wss:// address"):

@@ -43,8 +43,8 @@ def poller() -> Iterator[Poller]:
     poller.close()
 
 
-def endpoint(port: int, tls: ssl.SSLContext | None = None) -> Endpoint:
-    return Endpoint("127.0.0.1", port, socket.AF_INET, tls)
+def endpoint(port: int, tls: ssl.SSLContext | None = None, name: str = "") -> Endpoint:
+    return Endpoint("127.0.0.1", port, socket.AF_INET, tls, name)
 
 
 async def echo(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
@@ -86,6 +86,26 @@ async def test_tls_is_spoken_and_what_it_holds_back_is_read(poller: Poller) -> N
         await drive(poller, lambda: len(stream.came) == len(data))
         stream.abort()
     assert stream.came == data
+
+
+async def test_certificate_is_for_the_name_in_the_address(poller: Poller) -> None:
+    # It was compared with the resolved IP address, and the server was not told whom it was asked for.
+    authority = trustme.CA()
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("chat.example").configure_cert(server)
+    authority.configure_trust(client)
+    asked: list[str | None] = []
+    server.sni_callback = lambda _, name, __: asked.append(name)
+
+    async def script(stream: trio.SocketStream) -> None:
+        await echo(trio.SSLStream(stream, server, server_side=True, https_compatible=True))
+
+    async with open_script(script) as port:
+        stream = Noted(poller, endpoint(port, client, "chat.example"))
+        stream.connect()
+        await drive(poller, lambda: stream.is_connected)
+        stream.abort()
+    assert asked == ["chat.example"]
 
 
 async def test_certificate_that_is_not_trusted_ends_the_stream(poller: Poller) -> None:
