@@ -20,11 +20,13 @@ from bench.limits import TooMany, check_files, raise_file_limit
 from bench.options import (
     RateType,
     Way,
+    ask_for_tokens,
     connections_option,
     important_option,
     rate_option,
     read_load,
     read_target,
+    read_users,
     read_way,
     rooms_option,
     run_options,
@@ -36,7 +38,7 @@ from bench.procstat import Gone
 from bench.report import page_of_comparison, page_of_result
 from bench.result import Result
 from bench.run import Coordinator, GeneratorFailed, NobodyIn, Watch
-from bench.servers import RECIPES, Contender, by_hand
+from bench.servers import RECIPES, Address, Contender, by_hand
 from bench.terminal import Terminal, show_comparison, show_result, wide
 
 USUAL: Final = ",".join(case.name for case in CASES.values() if case.is_usual)
@@ -58,8 +60,9 @@ def carries_out(make: Callable[..., Load]) -> Callable[..., None]:
     @wraps(make)
     def command(**options: Any) -> None:
         way, load = read_way(options), read_load(options)
-        target = read_target(options.pop("url"), options)
-        load_and_show(target, make(load, **options), way)
+        target, users = read_target(options.pop("url"), options), read_users(options)
+        load = make(load, **options)
+        load_and_show(replace(target, tokens=ask_for_tokens(target, users)), load, way)
 
     return command
 
@@ -207,8 +210,8 @@ def compare(**options: Any) -> None:
     A server is on one core, the generator on another.  SERVER may be one that is running; the options
     about tokens are for those.
     """
-    target = read_target("", options)
-    contenders = read_contenders(options["servers"], options["added"], target.secret)
+    target, users = read_target("", options), read_users(options)
+    contenders = read_contenders(options["servers"], options["added"], target, users)
     cases = read_cases(options)
     cores = {name: None if options[name] < 0 else options[name] for name in ("server_cpu", "generator_cpu")}
     terms = Terms(
@@ -236,15 +239,19 @@ def compare(**options: Any) -> None:
         sys.exit(1)
 
 
-def read_contenders(servers: str, added: tuple[str, ...], secret: str) -> list[Contender]:
-    """Return the servers that were named."""
+def read_contenders(servers: str, added: tuple[str, ...], target: Target, users: int) -> list[Contender]:
+    """Return the servers that were named; those that run already are asked for the tokens of `users`."""
     unknown = [name for name in servers.split(",") if name and name not in RECIPES]
     if unknown:
         raise click.UsageError(f"unknown server {unknown[0]!r}; there are {', '.join(RECIPES)}")
     try:
-        others = [by_hand(text, secret) for text in added]
+        others = [by_hand(text, target.secret) for text in added]
     except ValueError as exc:
         raise click.UsageError(str(exc)) from None
+    for place, other in enumerate(others):
+        if isinstance(other, Address):
+            tokens = ask_for_tokens(replace(target, url=other.running.url), users)
+            others[place] = replace(other, running=replace(other.running, tokens=tokens))
     return [*(RECIPES[name] for name in servers.split(",") if name), *others]
 
 

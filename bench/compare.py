@@ -176,7 +176,7 @@ class Terms:
     """How a comparison is run.
 
     Attributes:
-        target: all but its URL and, for servers that were started here, its secret.
+        target: all but what a server says of itself: its URL, and where tokens for it come from.
         server_cpu, generator_cpu: the cores to stay on, None for any.
         budget_s: no round begins that would end later, if it took as long as the longest so far.
     """
@@ -224,7 +224,7 @@ async def measure(contender: Contender, case: Case, number: int, terms: Terms, w
     """Run one case with one server."""
     try:
         async with open_contender(contender, terms.server_cpu) as running:
-            target = replace(terms.target, url=running.url, secret=running.secret)
+            target = replace(terms.target, url=running.url, secret=running.secret, tokens=running.tokens)
             coordinator = Coordinator(target, case.load, running.pids, watch)
             result = await coordinator.run(terms.processes, terms.generator_cpu)
     except (NotStarted, GeneratorFailed, NobodyIn, Gone) as exc:

@@ -13,6 +13,7 @@ import click
 from bench.plan import Load, Target
 from bench.sequence import HEAD_BYTES
 from bench.tokens import NoToken, fetch_tokens, read_secret
+from bench.trust import tls_context
 
 DEFAULT_URL: Final = "ws://127.0.0.1:8081/room"
 
@@ -56,7 +57,10 @@ target_options = all_of(
     click.option("--token-secret", metavar="VARIABLE", help="the environment variable that holds the secret"),
     click.option("--tk", is_flag=True, help="fetch tokens from POST /tk"),
     click.option("--users", type=click.IntRange(1), default=100, show_default=True, help="tokens to fetch"),
-    click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="for wss://"),
+    # Resolved: generators run in a folder of their own.
+    click.option(
+        "--ca-file", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="for wss://"
+    ),
     click.option("--insecure", is_flag=True, help="wss:// without checking the certificate"),
 )
 run_options = all_of(
@@ -117,19 +121,31 @@ def read_load(options: dict[str, Any]) -> Load:
 
 
 def read_target(url: str, options: dict[str, Any]) -> Target:
-    """Take what is about the target out of `options`."""
+    """Take what is about the target out of `options`, but for the tokens that it is asked for."""
     secret_file, variable = options.pop("secret_file"), options.pop("token_secret")
-    use_tk, users = options.pop("tk"), options.pop("users")
     try:
-        secret = read_secret(secret_file, variable)
-        tokens = fetch_tokens(url, users) if use_tk else ()
+        target = Target(
+            url=url,
+            version=options.pop("client_version"),
+            secret=read_secret(secret_file, variable),
+            ca_file=options.pop("ca_file") or "",
+            insecure=options.pop("insecure"),
+        )
+        tls_context(target.ca_file, is_checked=True)
+    except (NoToken, OSError, ValueError) as exc:
+        raise click.ClickException(str(exc)) from None
+    return target
+
+
+def read_users(options: dict[str, Any]) -> int:
+    """Take out of `options` for how many users the server is asked for tokens; 0: it is not asked."""
+    use_tk, users = options.pop("tk"), options.pop("users")
+    return users if use_tk else 0
+
+
+def ask_for_tokens(target: Target, users: int) -> tuple[str, ...]:
+    """Return the tokens of so many users."""
+    try:
+        return fetch_tokens(target, users) if users else ()
     except NoToken as exc:
         raise click.ClickException(str(exc)) from None
-    return Target(
-        url=url,
-        version=options.pop("client_version"),
-        secret=secret,
-        tokens=tokens,
-        ca_file=options.pop("ca_file") or "",
-        insecure=options.pop("insecure"),
-    )

@@ -79,11 +79,13 @@ class Running:
     Attributes:
         pids: whose CPU time and memory count.
         secret: signs tokens for it; empty where any token does.
+        tokens: those that it gave for the asking.
     """
 
     url: str
     pids: tuple[int, ...]
     secret: str = field(default="", repr=False)
+    tokens: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from click.testing import CliRunner
 
-from bench.__main__ import main
-from bench.plan import Load
-from bench.servers import RECIPES, free_port
+from bench.__main__ import main, read_contenders
+from bench.plan import Load, Target
+from bench.servers import RECIPES, Address, Recipe, free_port
 from tests.bench.test_servers import needs_compiler
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -99,6 +100,8 @@ def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) 
         (("compare", "--add", "x=y"), "neither an address"),
         (("push", "--token-secret", "NOT_SET_HERE"), "NOT_SET_HERE"),
         (("idle", "ws://127.0.0.1:9/room", "--connections", "3"), "none of 3 clients could sign in"),
+        (("idle", "--ca-file", __file__), "no certificates in PEM"),
+        (("idle", "ws://127.0.0.1:9/room", "--tk"), "http://127.0.0.1:9/tk: "),
         (("storm", "http://127.0.0.1/"), "not a ws:// or wss:// address"),
     ],
 )
@@ -114,6 +117,29 @@ def test_as_many_speak_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     invoke("ingest", "--senders", "201", "--rooms", "50")
     invoke("ingest", "--senders", "3", "--rooms", "50")
     assert [(load.connections, load.rooms) for load in loads] == [(201, 50), (3, 3)]
+
+
+def test_authorities_are_found_wherever_the_generators_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets: list[Target] = []
+    monkeypatch.setattr("bench.__main__.load_and_show", lambda target, _, __: targets.append(target))
+    monkeypatch.chdir(tmp_path)
+    trustme.CA().cert_pem.write_to_path("ca.pem")
+    invoke("idle", "--ca-file", "ca.pem")
+    assert [target.ca_file for target in targets] == [str(tmp_path / "ca.pem")]
+
+
+def test_compared_servers_that_run_already_are_asked_for_tokens_each_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.__main__.ask_for_tokens", lambda target, users: (target.url,) * users)
+    added = ("a=ws://a/room", "b=ws://b/room", "c=./server {port}")
+    one, other, started = read_contenders("", added, Target(url=""), 1)
+    assert isinstance(one, Address)
+    assert isinstance(other, Address)
+    assert (one.running.tokens, other.running.tokens) == (("ws://a/room",), ("ws://b/room",))
+    assert isinstance(started, Recipe)
 
 
 def test_every_command_explains_itself() -> None:
