@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -18,11 +18,16 @@ from bench.compare import CASES, Case, Comparison, Terms, compare as run_compari
 from bench.figures import figures_of, verdicts_of
 from bench.limits import TooMany, check_files, raise_file_limit
 from bench.options import (
+    POSITIVE,
+    CoreType,
+    Finite,
     RateType,
     Way,
     ask_for_tokens,
     connections_option,
+    file_options,
     important_option,
+    pace_options,
     rate_option,
     read_load,
     read_target,
@@ -32,6 +37,7 @@ from bench.options import (
     run_options,
     size_option,
     target_options,
+    was_given,
 )
 from bench.plan import Load, Target
 from bench.procstat import Gone
@@ -85,14 +91,15 @@ def load_and_show(target: Target, load: Load, way: Way) -> None:
 
 @main.command()
 @run_options
+@pace_options
 @connections_option(default=100)
 @rooms_option(default=1)
 @rate_option(default="1000", help="heartbeats per second in all, or max")
-@click.option("--interval", type=float, help="instead of --rate: seconds between one client's heartbeats")
-@click.option("--active", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="share of them")
+@click.option("--interval", type=POSITIVE, help="instead of --rate: seconds between one client's heartbeats")
+@click.option("--active", type=Finite(0, 1, min_open=True), default=1.0, help="share of them")
 @carries_out
 def heartbeat(
-    load: Load, connections: int, rooms: int, rate: float, interval: float | None, active: float
+    load: Load, connections: int, rooms: int, rate: float | None, interval: float | None, active: float
 ) -> Load:
     """Heartbeats of signed-in clients."""
     load = replace(load, workload="heartbeat", connections=connections, rooms=rooms, active=active)
@@ -106,11 +113,12 @@ def heartbeat(
 @carries_out
 def idle(load: Load, connections: int, rooms: int) -> Load:
     """Clients that sign in and say nothing: memory of the server (--pid)."""
-    return replace(load, workload="idle", connections=connections, rooms=rooms, ramp_s=0.0)
+    return replace(load, workload="idle", connections=connections, rooms=rooms)
 
 
 @main.command()
 @run_options
+@pace_options
 @rooms_option(default=1)
 @click.option("--members", type=click.IntRange(1), default=100, show_default=True, help="of each room")
 @rate_option(default="10", help="messages per second to all rooms, or max")
@@ -122,11 +130,16 @@ def idle(load: Load, connections: int, rooms: int) -> Load:
 @carries_out
 def fanout(load: Load, rooms: int, members: int, **options: Any) -> Load:
     """One speaker in each room of many: pushes, their order and losses."""
+    if options["via"] == "post":
+        if was_given("important"):
+            raise click.UsageError("--important: what is posted is always IMPORTANT")
+        options["important"] = 1.0
     return replace(load, workload="fanout", connections=rooms * members, rooms=rooms, **options)
 
 
 @main.command()
 @run_options
+@pace_options
 @click.option("--senders", type=click.IntRange(1), default=200, show_default=True, help="clients that speak")
 @rooms_option(default=50)
 @rate_option(default="max", help="messages per second of all, or max")
@@ -143,9 +156,10 @@ def ingest(load: Load, senders: int, rooms: int, **options: Any) -> Load:
 
 @main.command()
 @run_options
+@pace_options
 @connections_option(default=1000, help="that come at once")
 @click.option("--residents", type=click.IntRange(0), default=100, show_default=True, help="signed in before")
-@click.option("--interval", type=float, default=1.0, show_default=True, help="seconds between heartbeats")
+@click.option("--interval", type=POSITIVE, default=1.0, show_default=True, help="seconds between heartbeats")
 @click.option("--retries", type=click.IntRange(0), default=5, show_default=True, help="of who is refused")
 @rooms_option(default=1)
 @carries_out
@@ -164,19 +178,21 @@ def storm(load: Load, connections: int, residents: int, interval: float, retries
 
 @main.command()
 @run_options
+@pace_options
 @connections_option(default=1000)
 @rooms_option(default=1)
 @rate_option(default="100", help="clients per second that leave and come back")
 @carries_out
-def churn(load: Load, connections: int, rooms: int, rate: float) -> Load:
+def churn(load: Load, connections: int, rooms: int, rate: float | None) -> Load:
     """Clients leave and come back."""
-    if not rate:
+    if rate is None:
         raise click.UsageError("churn needs a rate")
     return replace(load, workload="churn", connections=connections, rooms=rooms, rate=rate)
 
 
 @main.command()
 @run_options
+@pace_options
 @rooms_option(default=10)
 @click.option("--members", type=click.IntRange(1), default=5, show_default=True, help="of each room")
 @click.option("--senders", type=click.IntRange(1), default=8, show_default=True, help="HTTP connections")
@@ -194,16 +210,17 @@ def push(load: Load, rooms: int, members: int, **options: Any) -> Load:
 @click.option("--add", "added", multiple=True, metavar="NAME=SERVER", help="ws://…#PID,PID or command {port}")
 @click.option("--cases", "names", default=USUAL, show_default=True, help=f"of {', '.join(CASES)}")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--minutes", type=float, default=60.0, show_default=True, help="begin no round that ends later")
-@click.option("--duration", type=float, default=3.0, show_default=True)
+@click.option("--minutes", type=POSITIVE, default=60.0, show_default=True, help="no round that ends later")
+@click.option(
+    "--duration", type=POSITIVE, default=3.0, show_default=True, help="but of cases that have their own"
+)
 @click.option("--heartbeat-rate", type=RateType(), help="instead of the cases' own")
 @click.option("--fanout-rate", type=RateType(), help="instead of the cases' own")
 @click.option("--baseline", default="floor", show_default=True)
-@click.option("--server-cpu", type=int, default=0, show_default=True, help="-1: any")
-@click.option("--generator-cpu", type=int, default=1, show_default=True, help="-1: any")
+@click.option("--server-cpu", type=CoreType(), default=0, show_default=True, help="-1: any")
+@click.option("--generator-cpu", type=CoreType(), default=1, show_default=True, help="-1: any")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path))
+@file_options
 def compare(**options: Any) -> None:
     """Several servers in turn, round after round: medians of ratios.
 
@@ -213,14 +230,14 @@ def compare(**options: Any) -> None:
     target, users = read_target("", options), read_users(options)
     contenders = read_contenders(options["servers"], options["added"], target, users)
     cases = read_cases(options)
-    cores = {name: None if options[name] < 0 else options[name] for name in ("server_cpu", "generator_cpu")}
     terms = Terms(
         target=target,
         rounds=options["rounds"],
         processes=options["processes"],
-        baseline=options["baseline"],
+        baseline=read_baseline(options["baseline"], contenders),
         budget_s=60 * options["minutes"],
-        **cores,
+        server_cpu=options["server_cpu"],
+        generator_cpu=options["generator_cpu"],
     )
     try:
         for case in cases:
@@ -255,6 +272,14 @@ def read_contenders(servers: str, added: tuple[str, ...], target: Target, users:
     return [*(RECIPES[name] for name in servers.split(",") if name), *others]
 
 
+def read_baseline(name: str, contenders: Sequence[Contender]) -> str:
+    """Return the name of the server to compare with; the usual one may be missing, and ratios with it."""
+    names = [contender.name for contender in contenders]
+    if name not in names and was_given("baseline"):
+        raise click.UsageError(f"unknown baseline {name!r}; compared are {', '.join(names)}")
+    return name
+
+
 def read_cases(options: dict[str, Any]) -> list[Case]:
     """Return the cases that were named, with the rates and the duration that were asked for."""
     cases = []
@@ -265,8 +290,10 @@ def read_cases(options: dict[str, Any]) -> list[Case]:
         load = case.load
         if load.workload not in ("idle", "storm"):
             load = replace(load, duration_s=options["duration"], ramp_s=0.5)
-        rate = options.get(f"{load.workload}_rate")
-        cases.append(replace(case, load=load if rate is None else replace(load, rate=rate)))
+        rate = f"{load.workload}_rate"
+        if rate in options and was_given(rate):
+            load = replace(load, rate=options[rate])
+        cases.append(replace(case, load=load))
     return cases
 
 

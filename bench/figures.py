@@ -165,7 +165,7 @@ def _bottleneck(result: Result) -> Iterator[str]:
     load, server = result.load, result.server
     idle_server = server is not None and server.measured.cores < SATURATED * server.cores
     advice = "use more --processes (and cores for them)"
-    if busy > BUSY and not load.rate and load.workload in ("heartbeat", "fanout", "ingest", "push"):
+    if busy > BUSY and load.rate is None and load.workload in ("heartbeat", "fanout", "ingest", "push"):
         if server is None:
             yield f"A generator was busy for {busy:.0%} of its time and may be the limit; {advice}."
         elif idle_server:
@@ -191,7 +191,7 @@ def _bottleneck(result: Result) -> Iterator[str]:
 def _missed_rate(result: Result) -> Iterator[str]:
     """Compare what was done with what was due, as far as chance and the ends of the measured time allow."""
     load = result.load
-    if not load.rate or load.workload == "storm":
+    if load.rate is None or load.workload == "storm":
         return
     seconds = load.duration_s
     if not result.version and load.workload in ("fanout", "ingest"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
+from bench.limits import MAX_SOURCES
 from bench.plan import Load, Target
 from bench.sequence import HEAD_BYTES
 from bench.tokens import NoToken, fetch_tokens, read_secret
@@ -18,21 +22,65 @@ from bench.trust import tls_context
 DEFAULT_URL: Final = "ws://127.0.0.1:8081/room"
 
 
-class RateType(click.ParamType[float]):
-    """A number per second, or `max`: each client goes on as soon as it has its answer."""
+class RateType(click.ParamType[float | None]):
+    """A number per second, or `max` (None): each client goes on as soon as it has its answer."""
 
     name = "RATE"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | None:
         if value == "max":
-            return 0.0
+            return None
         try:
             rate = float(str(value))
         except ValueError:
-            rate = -1.0
-        if rate < 0:
-            self.fail(f"{value!r} is neither a number nor `max`", param, ctx)
+            rate = nan
+        if not 0 < rate < inf:
+            self.fail(f"{value!r} is neither a number over 0 nor `max`", param, ctx)
         return rate
+
+
+class Finite(click.FloatRange):
+    """A number within bounds, of which FloatRange itself lets nan and an infinite one pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+class CoreType(click.ParamType[int | None]):
+    """A core that this process may run on; -1: any (None)."""
+
+    name = "CORE"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        cores = sorted(os.sched_getaffinity(0))
+        if str(value) == "-1":
+            return None
+        if str(value) not in map(str, cores):
+            self.fail(f"{value!r} is none of the cores {', '.join(map(str, cores))} (-1: any)", param, ctx)
+        return int(str(value))
+
+
+class OutputType(click.Path):
+    """A file that can be written, which is known before the load and not after it."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.exists() and not os.access(path.parent, os.W_OK):
+            self.fail(f"{str(path)!r} cannot be written", param, ctx)
+        return path
+
+
+POSITIVE: Final = Finite(0, min_open=True)
+NOT_NEGATIVE: Final = Finite(0)
+SHARE: Final = Finite(0, 1)
 
 
 Options = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -63,23 +111,43 @@ target_options = all_of(
     ),
     click.option("--insecure", is_flag=True, help="wss:// without checking the certificate"),
 )
+file_options = all_of(
+    click.option("--json", "json_file", type=OutputType(), help="write JSON"),
+    click.option("--html", "html_file", type=OutputType(), help="write a page"),
+)
 run_options = all_of(
     click.argument("url", default=DEFAULT_URL),
     target_options,
-    click.option("--pid", "pids", type=int, multiple=True, help="a process of the server; repeatable"),
+    click.option("--pid", "pids", type=click.IntRange(1), multiple=True, help="of the server; repeatable"),
     click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="generators"),
-    click.option("--cpu", type=int, help="the core for the generators"),
-    click.option("--duration", type=float, default=10.0, show_default=True, help="seconds that are measured"),
-    click.option("--ramp", type=float, default=1.0, show_default=True, help="seconds of rising rate"),
-    click.option("--drain", type=float, default=3.0, show_default=True, help="seconds for late answers"),
-    click.option("--arrivals", type=click.Choice(["even", "poisson"]), default="even", show_default=True),
+    click.option("--cpu", type=CoreType(), help="the core for the generators"),
+    click.option("--duration", type=POSITIVE, default=10.0, show_default=True, help="seconds, measured"),
     click.option("--seed", type=int, default=1, show_default=True),
     click.option("--at-once", type=click.IntRange(1), default=128, show_default=True, help="being opened"),
-    click.option("--connect-rate", type=float, default=0.0, help="opened per second; 0: as fast as it goes"),
-    click.option("--source-addresses", type=int, default=0, help="127.0.0.1-N; 0: as many as needed"),
-    click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="write JSON"),
-    click.option("--html", "html_file", type=click.Path(dir_okay=False, path_type=Path), help="write a page"),
+    click.option(
+        "--connect-rate", type=NOT_NEGATIVE, default=0.0, help="opened per second; 0: as fast as it goes"
+    ),
+    click.option(
+        "--source-addresses",
+        type=click.IntRange(0, MAX_SOURCES),
+        default=0,
+        help="127.0.0.1-N; 0: as many as needed",
+    ),
+    file_options,
 )
+pace_options = all_of(
+    click.option("--ramp", type=NOT_NEGATIVE, default=1.0, show_default=True, help="seconds to the rate"),
+    click.option("--drain", type=NOT_NEGATIVE, default=3.0, show_default=True, help="seconds afterwards"),
+    click.option("--arrivals", type=click.Choice(["even", "poisson"]), default="even", show_default=True),
+)
+
+
+def was_given(name: str) -> bool:
+    """Whether an option of the command that runs was given, its default aside."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source is not ParameterSource.DEFAULT
+
+
 rate_option = partial(click.option, "--rate", type=RateType(), show_default=True)
 connections_option = partial(click.option, "--connections", type=click.IntRange(1), show_default=True)
 rooms_option = partial(click.option, "--rooms", type=click.IntRange(1), show_default=True)
@@ -87,7 +155,7 @@ size_option = click.option(
     "--size", type=click.IntRange(HEAD_BYTES), default=256, show_default=True, help="bytes of a message"
 )
 important_option = click.option(
-    "--important", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="share of IMPORTANT ones"
+    "--important", type=SHARE, default=0.1, show_default=True, help="share of IMPORTANT ones"
 )
 
 
@@ -110,12 +178,13 @@ def read_way(options: dict[str, Any]) -> Way:
 
 def read_load(options: dict[str, Any]) -> Load:
     """Take out of `options` what all loads have; the rest is the command's."""
-    names = ("arrivals", "seed", "at_once", "connect_rate", "source_addresses")
+    names = ("seed", "at_once", "connect_rate", "source_addresses")
     return replace(
         Load(workload=""),
         duration_s=options.pop("duration"),
-        ramp_s=options.pop("ramp"),
-        drain_s=options.pop("drain"),
+        ramp_s=options.pop("ramp", 0.0),  # a load without a pace has neither this nor the next two
+        drain_s=options.pop("drain", 0.0),
+        arrivals=options.pop("arrivals", "even"),
         **{name: options.pop(name) for name in names},
     )
 

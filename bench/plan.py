@@ -37,7 +37,7 @@ class Load:
         connections: clients that sign in (in a storm: all at the same moment).
         residents: of a storm: clients that are signed in before, and send heartbeats.
         rooms: they are spread over so many, evenly.
-        rate: units per second; 0: each client goes on as soon as it has its answer (a closed loop).
+        rate: units per second; None: each client goes on as soon as it has its answer (a closed loop).
         interval_s: of one resident's heartbeats.
         active: the share of clients that take part.
         size: of a message, in bytes.
@@ -59,7 +59,7 @@ class Load:
     connections: int = 100
     residents: int = 0
     rooms: int = 1
-    rate: float = 0.0
+    rate: float | None = None
     interval_s: float = 1.0
     active: float = 1.0
     size: int = 256

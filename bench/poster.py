@@ -143,7 +143,7 @@ class Poster(Stream):
             speaking.accepted += speaking.window.has(now)
             if speaking.window.has(due_ns):
                 speaking.ack.record(now - due_ns)
-        if not speaking.engine.plan.load.rate and now < speaking.window.end_ns:
+        if speaking.engine.plan.load.rate is None and now < speaking.window.end_ns:
             self._waiting.append(monotonic_ns())
             speaking.engine.unanswered += 1
         if is_last:

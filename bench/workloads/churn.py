@@ -59,7 +59,7 @@ class Churn:
     async def run(self, window: Window) -> None:
         engine, load = self._engine, self._engine.plan.load
         self._window = window
-        part = load.rate * len(self._users) / load.connections
+        part = (load.rate or 0.0) * len(self._users) / load.connections
         loop = OpenLoop(engine, [self] if self._users else [], part, window.start_ns)
         await engine.measure(loop.pace, window, self._is_settled)
         give_up(self._users)

@@ -21,7 +21,7 @@ class Heartbeat:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         load = engine.plan.load
-        answered = self._answered if load.rate else self._go_on
+        answered = self._go_on if load.rate is None else self._answered
         self._users = [
             Beater(engine, number, engine.room(number % load.rooms), answered)
             for number in numbers_of(engine)
@@ -39,7 +39,7 @@ class Heartbeat:
         self._window = window
         engine, load = self._engine, self._engine.plan.load
         pace = everybody_once(self._active)
-        if load.rate:
+        if load.rate is not None:
             part = load.rate * len(self._active) / load.taking_part
             pace = OpenLoop(engine, self._active, part, window.start_ns).pace
         await engine.measure(pace, window, engine.is_answered)

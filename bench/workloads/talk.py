@@ -57,7 +57,7 @@ class Talk:
         self._deliveries.window = self._speaking.window = window
         actors: Sequence[Actor] = self._posters or [u for u in self._users if isinstance(u, Speaker)]
         pace: Pace
-        if load.rate:
+        if load.rate is not None:
             part = load.rate * len(actors) / max(1, self._speakers())
             pace = OpenLoop(engine, actors, part, window.start_ns).pace if actors else no_pace
         else:
@@ -108,7 +108,7 @@ class Talk:
         await engine.poller.drive(no_pace, until, lambda: not any(p.is_connecting for p in self._posters))
 
     def _go_on(self, speaker: Speaker) -> None:
-        if not self._engine.plan.load.rate:
+        if self._engine.plan.load.rate is None:
             now = monotonic_ns()
             if now < self._speaking.window.end_ns and speaker.can_act():
                 speaker.act(now)

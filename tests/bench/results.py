@@ -37,7 +37,7 @@ def server(cores: float = 0.5, pids: tuple[int, ...] = (42,), at_hand: int = 1) 
     )
 
 
-def result(workload: str = "heartbeat", rate: float = 1000.0, **changed: Any) -> Result:
+def result(workload: str = "heartbeat", rate: float | None = 1000.0, **changed: Any) -> Result:
     return Result(
         **{
             "url": "ws://127.0.0.1:1/room",

@@ -39,8 +39,8 @@ def test_quiet_generator_raises_no_doubt() -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"rate": 0.0, "total": total(0.97, units=1)}, "The generator was the limit (97% busy)"),
-        ({"rate": 0.0, "total": total(0.97, units=1), "server": None}, "may be the limit"),
+        ({"rate": None, "total": total(0.97, units=1)}, "The generator was the limit (97% busy)"),
+        ({"rate": None, "total": total(0.97, units=1), "server": None}, "may be the limit"),
         ({"total": total(0.97, units=1000)}, "latencies are partly its own"),
         ({"total": replace(total(units=1000), waited=(0.05, 0.25))}, "waited for a core for 25% of its time"),
         ({"total": total(units=900)}, "Only 90% of the wanted rate was reached."),
@@ -68,9 +68,9 @@ def test_server_that_ended_is_said_beside_what_was_seen_of_it() -> None:
 def test_server_at_its_limit_is_not_the_generators_fault() -> None:
     for pids in ((42,), (41, 42, 43, 44)):  # on one core, several processes are at their limit together
         busy = server(cores=0.99, pids=pids, at_hand=1)
-        assert verdicts_of(result(rate=0.0, total=total(0.97, units=1000), server=busy)) == ()
+        assert verdicts_of(result(rate=None, total=total(0.97, units=1000), server=busy)) == ()
     idle = server(cores=0.99, pids=(41, 42), at_hand=2)
-    (verdict,) = verdicts_of(result(rate=0.0, total=total(0.97, units=1000), server=idle))
+    (verdict,) = verdicts_of(result(rate=None, total=total(0.97, units=1000), server=idle))
     assert "not the server (99% of 2 core(s))" in verdict
 
 

@@ -91,7 +91,24 @@ def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("heartbeat", "--rate", "-1"), "neither a number nor `max`"),
+        (("heartbeat", "--rate", "-1"), "neither a number over 0 nor `max`"),
+        (("heartbeat", "--rate", "0"), "neither a number over 0 nor `max`"),
+        (("heartbeat", "--rate", "nan"), "neither a number over 0 nor `max`"),
+        (("heartbeat", "--rate", "inf"), "neither a number over 0 nor `max`"),
+        (("heartbeat", "--interval", "0"), "--interval"),
+        (("heartbeat", "--active", "nan"), "not a finite number"),
+        (("idle", "--duration", "0"), "--duration"),
+        (("idle", "--duration", "inf"), "not a finite number"),
+        (("idle", "--connect-rate", "-5"), "--connect-rate"),
+        (("idle", "--source-addresses", "251"), "--source-addresses"),
+        (("idle", "--cpu", "99"), "'99' is none of the cores"),
+        (("idle", "--json", "/nowhere/run.json"), "'/nowhere/run.json' cannot be written"),
+        (("idle", "--ramp", "1"), "No such option"),
+        (("storm", "--interval", "-1"), "--interval"),
+        (("fanout", "--via", "post", "--important", "0.5"), "what is posted is always IMPORTANT"),
+        (("compare", "--server-cpu", "99"), "'99' is none of the cores"),
+        (("compare", "--baseline", "flor"), "unknown baseline 'flor'; compared are floor, ours"),
+        (("compare", "--minutes", "0"), "--minutes"),
         (("churn", "--rate", "max"), "churn needs a rate"),
         (("idle", "--connections", "1000000"), "open files leaves"),
         (("fanout", "--size", "10"), "--size"),
@@ -109,6 +126,15 @@ def test_what_cannot_be_done_is_said_in_one_line(arguments: tuple[str, ...], pro
     code, printed = invoke(*arguments)
     assert code in (1, 2)
     assert problem in printed
+
+
+def test_full_speed_is_no_number_and_what_is_posted_is_important(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Load] = []
+    monkeypatch.setattr("bench.__main__.load_and_show", lambda _, load, __: loads.append(load))
+    invoke("heartbeat", "--rate", "max")
+    invoke("fanout", "--via", "post")
+    invoke("fanout")
+    assert [(load.rate, load.important) for load in loads] == [(None, 1.0), (10.0, 1.0), (10.0, 0.1)]
 
 
 def test_as_many_speak_as_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
