@@ -21,6 +21,7 @@ RECEIVE_BYTES: Final = 4096
 
 _BLOCKED: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _IP_BIND_ADDRESS_NO_PORT: Final = 24
+_READ_AGAIN_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,9 @@ class Stream:
             self._poller.modify(self.fd, HALF_CLOSED)  # errors are reported all the same
 
     def read_again(self) -> None:
-        """Take what has come meanwhile, and what still comes."""
+        """Take what has come meanwhile, and what still comes, as fast as it goes."""
         if self.sock is not None:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _READ_AGAIN_BYTES)
             self._poller.modify(self.fd, IN)
 
     def abort(self, why: str = "aborted") -> None:

@@ -28,7 +28,7 @@ from bench.user import State
 
 _QUIET_NS: Final = 1_500_000_000  # longer than a batch waits to be merged
 _CONNECT_NS: Final = 5 * NS
-_LAST_WORDS_NS: Final = NS  # for what a server's kernel still has for who did not read
+_LAST_WORDS_NS: Final = 2 * NS  # for what a server's kernel still has for who did not read
 
 
 class Talk:
