@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bench.compare import CASES, Case, Comparison, Terms, compare as run_comparison
 from bench.figures import figures_of, verdicts_of
+from bench.interrupts import interruptible
 from bench.limits import TooMany, check_files, raise_file_limit
 from bench.options import (
     POSITIVE,
@@ -80,13 +81,23 @@ def load_and_show(target: Target, load: Load, way: Way) -> None:
         check_files(load.sockets, way.processes, raise_file_limit())
         with Terminal(console) as terminal:
             watch = terminal.watch(f"{load.workload} {target.url}")
-            result: Result = trio.run(Coordinator(target, load, way.pids, watch).run, way.processes, way.cpu)
+            coordinator = Coordinator(target, load, way.pids, watch)
+            result = trio.run(interruptible, partial(run_within, coordinator, way))
     except (TooMany, GeneratorFailed, NobodyIn, Gone) as exc:
         raise click.ClickException(str(exc)) from None
+    if result is None:
+        raise click.Abort
     show_result(wide(), result)
     write_files(result, way.json_file, way.html_file, page_of_result)
     if not result.total.count("connections"):
         sys.exit(1)  # a storm that nobody got through
+
+
+async def run_within(coordinator: Coordinator, way: Way, scope: trio.CancelScope) -> Result | None:
+    """Carry out a load; None if `scope` is cancelled."""
+    with scope:
+        return await coordinator.run(way.processes, way.cpu)
+    return None
 
 
 @main.command()
@@ -247,7 +258,9 @@ def compare(**options: Any) -> None:
             def watch(case: Case, server: str, number: int) -> Watch:
                 return terminal.watch(f"{case.name}  round {number + 1}  {server}")
 
-            comparison: Comparison = trio.run(run_comparison, contenders, cases, terms, watch)
+            comparison: Comparison = trio.run(
+                interruptible, partial(run_comparison, contenders, cases, terms, watch)
+            )
     except TooMany as exc:
         raise click.ClickException(str(exc)) from None
     show_comparison(wide(), comparison)

@@ -195,21 +195,26 @@ async def compare(
     cases: Sequence[Case],
     terms: Terms,
     watch: Callable[[Case, str, int], Watch],
+    scope: trio.CancelScope,
 ) -> Comparison:
-    """Run every case with every server, round after round; a server that fails does not end it."""
+    """Run every case with every server, round after round; a server that fails does not end it.
+
+    Cancelling `scope` ends it early, with what has been measured until then.
+    """
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
     began = trio.current_time()
     measurements = []
     done, longest_s = 0, 0.0
-    while done < terms.rounds and trio.current_time() - began + longest_s <= terms.budget_s:
-        round_began = trio.current_time()
-        for case in cases:
-            if done < case.rounds_at_most:
-                for contender in contenders:
-                    tell = watch(case, contender.name, done)
-                    measurements.append(await measure(contender, case, done, terms, tell))
-        done += 1
-        longest_s = max(longest_s, trio.current_time() - round_began)
+    with scope:
+        while done < terms.rounds and trio.current_time() - began + longest_s <= terms.budget_s:
+            round_began = trio.current_time()
+            for case in cases:
+                if done < case.rounds_at_most:
+                    for contender in contenders:
+                        tell = watch(case, contender.name, done)
+                        measurements.append(await measure(contender, case, done, terms, tell))
+            done += 1
+            longest_s = max(longest_s, trio.current_time() - round_began)
     return Comparison(
         began_at=began_at,
         machine=machine(),

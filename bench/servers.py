@@ -134,9 +134,12 @@ def _conn(workers: int) -> Callable[[int, Path, str], Sequence[str]]:
 
 def _floor(port: int, folder: Path, _: str) -> Sequence[str]:
     program = folder / "floor"
-    compiled = subprocess.run(
-        ["cc", "-O2", "-o", str(program), str(_FLOOR_SOURCE)], capture_output=True, text=True, check=False
-    )
+    try:
+        compiled = subprocess.run(
+            ["cc", "-O2", "-o", str(program), str(_FLOOR_SOURCE)], capture_output=True, text=True, check=False
+        )
+    except OSError as exc:
+        raise NotStarted(f"cc: {exc}") from exc
     if compiled.returncode:
         raise NotStarted(f"cc: {compiled.stderr.strip()}")
     return str(program), str(port)
@@ -171,10 +174,17 @@ def by_hand(text: str, secret: str) -> Contender:
         raise ValueError(f"{text}: expected NAME=ADDRESS or NAME=COMMAND")
     if value.startswith(("ws://", "wss://")):
         url, _, pids = value.partition("#")
+        if not all(pid.isdigit() for pid in pids.split(",") if pid):
+            raise ValueError(f"{name}: behind # are process ids, not {pids!r}")
         return Address(name, Running(url, tuple(int(pid) for pid in pids.split(",") if pid), secret))
     if "{port}" not in value:
         raise ValueError(f"{name}: neither an address (ws://…) nor a command with {{port}}")
-    return Recipe(name, value, lambda port, _, __: shlex.split(value.format(port=port)))
+    try:
+        words = shlex.split(value)
+    except ValueError as exc:
+        raise ValueError(f"{name}: {exc}") from None
+    # Not format(): other braces are the command's own.
+    return Recipe(name, value, lambda port, _, __: [word.replace("{port}", str(port)) for word in words])
 
 
 @asynccontextmanager
@@ -192,8 +202,9 @@ async def open_contender(contender: Contender, cpu: int | None) -> AsyncIterator
         port = free_port()
         command = contender.command(port, Path(folder), secret)
         with (Path(folder) / "output").open("w+") as output:
-            process = await _start(command, output.fileno(), secret, cpu)
+            process = await _start(command, output.fileno(), secret)
             try:
+                _keep_on_core(process, cpu)
                 await _wait_until_served(process, port, contender.workers, Path(folder) / "output")
                 pids = (process.pid, *children_of(process.pid))
                 yield Running(f"ws://127.0.0.1:{port}/room", pids, secret)
@@ -203,7 +214,7 @@ async def open_contender(contender: Contender, cpu: int | None) -> AsyncIterator
                     await end(process)
 
 
-async def _start(command: Sequence[str], output: int, secret: str, cpu: int | None) -> trio.Process:
+async def _start(command: Sequence[str], output: int, secret: str) -> trio.Process:
     try:
         process = await trio.lowlevel.open_process(
             list(command),
@@ -215,9 +226,16 @@ async def _start(command: Sequence[str], output: int, secret: str, cpu: int | No
         )
     except OSError as exc:
         raise NotStarted(f"{command[0]}: {exc}") from exc
-    if cpu is not None:
-        os.sched_setaffinity(process.pid, {cpu})
     return process
+
+
+def _keep_on_core(process: trio.Process, cpu: int | None) -> None:
+    if cpu is None:
+        return
+    try:
+        os.sched_setaffinity(process.pid, {cpu})
+    except OSError as exc:
+        raise NotStarted(f"core {cpu}: {exc}") from exc
 
 
 async def _wait_until_served(process: trio.Process, port: int, workers: int, output: Path) -> None:

@@ -85,7 +85,7 @@ async def test_servers_take_turns_round_after_round(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bench.compare.measure", nothing)
     once = replace(CASE, name="once", rounds_at_most=1)
     pair = [Address(name, Running("ws://x", ())) for name in ("a", "b")]
-    await compare(pair, [CASE, once], terms(), watch)
+    await compare(pair, [CASE, once], terms(), watch, trio.CancelScope())
     assert order == [
         *(("small", "a", 0), ("small", "b", 0), ("once", "a", 0), ("once", "b", 0)),
         *(("small", "a", 1), ("small", "b", 1)),
@@ -110,8 +110,25 @@ async def test_no_round_begins_that_would_end_after_the_budget(
 
     monkeypatch.setattr("bench.compare.measure", nothing)
     somebody = Address("x", Running("ws://x", ()))
-    comparison = await compare([somebody], [CASE], terms(rounds=9, budget_s=35.0), lambda *_: quiet)
+    comparison = await compare(
+        [somebody], [CASE], terms(rounds=9, budget_s=35.0), lambda *_: quiet, trio.CancelScope()
+    )
     assert comparison.rounds == 3
+
+
+async def test_comparison_that_is_ended_early_has_what_was_measured(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: object, __: object, number: int, *___: object) -> Measurement:
+        await trio.sleep(10)
+        return Measurement("small", "x", number, {})
+
+    monkeypatch.setattr("bench.compare.measure", nothing)
+    somebody = Address("x", Running("ws://x", ()))
+    scope = trio.CancelScope(deadline=trio.current_time() + 25)
+    comparison = await compare([somebody], [CASE], terms(rounds=9), lambda *_: quiet, scope)
+    assert [measurement.round for measurement in comparison.measurements] == [0, 1]
+    assert comparison.rounds == 2
 
 
 async def test_server_that_does_not_start_is_a_failure_and_not_the_end() -> None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import trio
@@ -88,6 +89,34 @@ async def test_what_a_server_says_before_it_ends_is_passed_on() -> None:
             pass
 
 
+async def test_server_that_cannot_be_kept_on_its_core_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "pid"
+    recipe = Recipe("x", "", lambda *_: ("/bin/sh", "-c", f"echo $$ > {started}; exec sleep 60"))
+
+    def wait_and_set(pid: int, cores: set[int]) -> None:
+        while not (started.exists() and started.read_text()):
+            os.sched_yield()
+        raise OSError("no such core")
+
+    monkeypatch.setattr("os.sched_setaffinity", wait_and_set)
+    with trio.fail_after(10), pytest.raises(NotStarted, match="no such core"):
+        async with open_contender(recipe, cpu=4095):
+            pass
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+async def test_floor_without_a_compiler_is_a_failure_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(NotStarted, match="cc: "):
+        async with open_contender(RECIPES["floor"], cpu=None):
+            pass
+
+
 async def test_address_by_hand_is_taken_as_it_is() -> None:
     contender = by_hand("go=ws://127.0.0.1:8081/room#12,34", "key")
     assert isinstance(contender, Address)
@@ -96,13 +125,13 @@ async def test_address_by_hand_is_taken_as_it_is() -> None:
         assert "key" not in repr(running)
 
 
-def test_command_by_hand_gets_its_port(tmp_path: os.PathLike[str]) -> None:
-    contender = by_hand("mine=./server --port {port} 'a b'", "")
+def test_command_by_hand_gets_its_port_and_keeps_other_braces(tmp_path: Path) -> None:
+    contender = by_hand("mine=./server --port={port} 'a b' \"print({})\"", "")
     assert isinstance(contender, Recipe)
-    assert contender.command(77, tmp_path, "") == ["./server", "--port", "77", "a b"]  # type: ignore[arg-type]
+    assert contender.command(77, tmp_path, "") == ["./server", "--port=77", "a b", "print({})"]
 
 
-@pytest.mark.parametrize("text", ["nameless", "=ws://x", "x=./server"])
+@pytest.mark.parametrize("text", ["nameless", "=ws://x", "x=./server", "x=./s {port} 'a", "x=ws://h/#me"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=text.split("=", maxsplit=1)[0] or "expected"):
         by_hand(text, "")
