@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from bench.compare import Comparison
 from bench.figures import figures_of, verdicts_of
@@ -24,9 +26,9 @@ class Terminal:
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             console=console,
             transient=True,
             # Shown when there is news, not by a thread, which would outlive the context by a moment.
@@ -63,7 +65,7 @@ def wide() -> Console:
 
 def show_result(console: Console, result: Result) -> None:
     """Print the figures of one run, and the doubts."""
-    table = Table(title=f"{result.load.workload}: {result.url}", title_justify="left")
+    table = Table(title=Text(f"{result.load.workload}: {result.url}"), title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("unit")
@@ -77,13 +79,21 @@ def show_result(console: Console, result: Result) -> None:
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print one table of medians, and what failed."""
     table = Table(title=f"Medians of interleaved rounds; {comparison.machine}", title_justify="left")
-    for heading in ("case", "figure", "server", "rounds", "median", f"x {comparison.baseline}", "ours / it"):
+    for heading in (
+        "case",
+        "figure",
+        "server",
+        "rounds",
+        "median",
+        f"x {escape(comparison.baseline)}",
+        "ours / it",
+    ):
         table.add_column(heading, justify="left" if heading in ("case", "figure", "server") else "right")
     for _, rows in groupby(comparison.rows(), lambda row: (row.case, row.key)):
         for first, row in enumerate(rows):
             names = ("", "") if first else (row.case, row.heading)
             ratios = ("" if ratio is None else f"{ratio:.2f}" for ratio in (row.to_baseline, row.to_ours))
-            table.add_row(*names, row.server, str(row.rounds), number(row.value), *ratios)
+            table.add_row(*names, Text(row.server), str(row.rounds), number(row.value), *ratios)
         table.add_section()
     console.print(table)
     for measurement in comparison.measurements:

@@ -22,6 +22,24 @@ def test_figures_and_doubts_of_a_run_are_printed() -> None:
     assert "! Only 1% of the wanted rate was reached." in printed
 
 
+def test_addresses_and_names_are_printed_as_they_are() -> None:
+    assert "ws://[fd00::1]:8081/room" in shown(show_result, result(url="ws://[fd00::1]:8081/room"))
+    case = CASES["heartbeat-100"]
+    comparison = Comparison(
+        began_at="",
+        machine="",
+        baseline="[red]x",
+        rounds=1,
+        cases=(case,),
+        measurements=(Measurement(case.name, "[red]x", 0, {"cpu_us": 5.0}),),
+    )
+    assert shown(show_comparison, comparison).count("[red]x") == 2
+    out = StringIO()
+    with Terminal(Console(file=out, width=PLAIN_WIDTH, force_terminal=True)) as terminal:
+        terminal.watch("idle ws://[fd00::1]:8081/room")("opening", 0.5, Sample(0, 1, 0, 0, 0))
+    assert "ws://[fd00::1]:8081/room" in out.getvalue()
+
+
 def test_comparison_names_a_case_once_and_every_failure() -> None:
     case = CASES["heartbeat-100"]
     measurements = (
