@@ -252,7 +252,7 @@ def compare(**options: Any) -> None:
     )
     try:
         for case in cases:
-            check_files(case.load.connections, terms.processes, raise_file_limit())
+            check_files(case.load.sockets, terms.processes, raise_file_limit())
         with Terminal(Console(stderr=True)) as terminal:
 
             def watch(case: Case, server: str, number: int) -> Watch:

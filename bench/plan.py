@@ -79,8 +79,9 @@ class Load:
 
     @property
     def sockets(self) -> int:
-        """How many connections there are at most, `POST /msg` aside."""
-        return self.connections + self.residents + self.rooms * self.stalled
+        """How many connections there are at most."""
+        posters = self.senders if self.via == "post" else 0
+        return self.connections + self.residents + self.rooms * self.stalled + posters
 
     @property
     def taking_part(self) -> int:

@@ -111,6 +111,7 @@ def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) 
         (("compare", "--minutes", "0"), "--minutes"),
         (("churn", "--rate", "max"), "churn needs a rate"),
         (("idle", "--connections", "1000000"), "open files leaves"),
+        (("push", "--senders", "1000000"), "open files leaves"),
         (("fanout", "--size", "10"), "--size"),
         (("compare", "--servers", "nobody"), "unknown server 'nobody'"),
         (("compare", "--cases", "nothing"), "unknown case 'nothing'"),
