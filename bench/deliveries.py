@@ -35,7 +35,6 @@ class Deliveries:
 
     Attributes:
         frames: pushes that came in the measured time.
-        records: messages that came in it.
         unique: messages that came for the first time, ramp and drain included.
         last_ns: when the last push came.
     """
@@ -53,7 +52,6 @@ class Deliveries:
         self.window = Window(0, 0, 0)
         self.faults = Faults()
         self.frames = 0
-        self.records = 0
         self.unique = 0
         self.last_ns = 0
 
@@ -67,7 +65,6 @@ class Deliveries:
         window = self.window
         if window.open_ns <= now < window.end_ns:
             self.frames += 1
-            self.records += len(heard.records)
         latency = self._latency[heard.level]
         for stamp, place in heard.records:
             if tracker.saw(stamp, place):
@@ -81,7 +78,6 @@ class Deliveries:
         """Return what goes into the outcome."""
         return {
             "frames": self.frames,
-            "records": self.records,
             "unique": self.unique,
             "late": self.faults.late,
             "duplicates": self.faults.duplicates,

@@ -26,7 +26,6 @@ class Recorded:
     """A histogram on its way between processes: bucket -> count, and what buckets cannot say exactly."""
 
     counts: dict[int, int]
-    total: int
     highest: int
 
 
@@ -34,10 +33,7 @@ class Recorded:
 class Summary:
     """What people ask of a histogram, in ns; all 0 when nothing was recorded."""
 
-    count: int
-    mean: float
     p50: int
-    p90: int
     p99: int
     p999: int
     highest: int
@@ -46,11 +42,10 @@ class Summary:
 class Histogram:
     """Counts values in ns.  Owned by whoever records; negative values count as 0, over an hour as an hour."""
 
-    __slots__ = ("counts", "highest", "total")
+    __slots__ = ("counts", "highest")
 
     def __init__(self) -> None:
         self.counts = [0] * _BUCKETS
-        self.total = 0
         self.highest = 0
 
     def record(self, value: int) -> None:
@@ -60,7 +55,6 @@ class Histogram:
             value = 0
         elif value > _MAX:
             value = _MAX
-        self.total += value
         shift = value.bit_length() - _BITS - 1
         self.counts[value if shift <= 0 else (shift << _BITS) + (value >> shift)] += 1
 
@@ -82,21 +76,19 @@ class Histogram:
 
     def summary(self) -> Summary:
         """Return the usual figures."""
-        count = len(self)
-        if not count:
-            return Summary(0, 0.0, 0, 0, 0, 0, 0)
-        p50, p90, p99, p999 = (self.percentile(percent) for percent in (50, 90, 99, 99.9))
-        return Summary(count, self.total / count, p50, p90, p99, p999, self.highest)
+        if not len(self):
+            return Summary(0, 0, 0, 0)
+        p50, p99, p999 = (self.percentile(percent) for percent in (50, 99, 99.9))
+        return Summary(p50, p99, p999, self.highest)
 
     def recorded(self) -> Recorded:
         """Return all that was recorded, to be sent or stored."""
-        return Recorded({i: n for i, n in enumerate(self.counts) if n}, self.total, self.highest)
+        return Recorded({i: n for i, n in enumerate(self.counts) if n}, self.highest)
 
     def add(self, recorded: Recorded) -> None:
         """Count what another histogram has recorded as well."""
         for bucket, count in recorded.counts.items():
             self.counts[bucket] += count
-        self.total += recorded.total
         self.highest = max(self.highest, recorded.highest)
 
     def _cumulated(self) -> Iterator[tuple[int, int]]:

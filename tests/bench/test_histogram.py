@@ -59,10 +59,10 @@ def test_values_out_of_range_count_at_the_ends() -> None:
 
 def test_empty_histogram_has_zeros() -> None:
     summary = Histogram().summary()
-    assert (summary.count, summary.p99, summary.highest, summary.mean) == (0, 0, 0, 0.0)
+    assert (summary.p50, summary.p99, summary.p999, summary.highest) == (0, 0, 0, 0)
     assert Histogram().curve() == []
 
 
 def test_summary_of_known_values() -> None:
     summary = filled(list(range(1, 101))).summary()
-    assert (summary.count, summary.mean, summary.p50, summary.p90, summary.p99) == (100, 50.5, 50, 90, 99)
+    assert (summary.p50, summary.p99, summary.p999, summary.highest) == (50, 99, 100, 100)

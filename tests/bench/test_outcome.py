@@ -19,7 +19,7 @@ def test_outcomes_of_several_generators_are_added_up() -> None:
     total = total_of([one, other])
     assert total.counts == {"units": 5, "storm_ns": 9, "opening_ns": 8}  # over when it is over for the last
     assert total.problems == {"refused": 2, "ended": 1}
-    assert merged([total.spans["open"]]).summary().count == 3
+    assert len(merged([total.spans["open"]])) == 3
     assert total.busy == (0.25, 0.5)
     assert total.waited == (0.0, 0.2)
     assert total.count("nothing") == 0
