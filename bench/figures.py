@@ -34,6 +34,7 @@ SPANS: Final = {
     "quiet": "heartbeats of residents before the storm",
     "stormy": "heartbeats of residents during the storm",
     "open": "connect, upgrade, sign-in",
+    "return": "due to leave until signed in again",
     "lateness": "generator: late by",
 }
 
@@ -188,6 +189,16 @@ def _bottleneck(result: Result) -> Iterator[str]:
     yield from _missed_rate(result)
 
 
+def _unanswered(result: Result) -> Iterator[str]:
+    total = result.total
+    if not total.count("unanswered"):
+        return
+    yield f"{total.count('unanswered')} {UNITS_SENT[result.load.workload]} were never answered."
+    are_messages = "messages" in total.counts and result.load.via == "websocket"
+    if are_messages and result.version and not total.count("accepted"):
+        yield "No acknowledgement has come: a server of the Go era needs --client-version 0."
+
+
 def _missed_rate(result: Result) -> Iterator[str]:
     """Compare what was done with what was due, as far as chance and the ends of the measured time allow."""
     load = result.load
@@ -223,8 +234,7 @@ def _problems(result: Result) -> Iterator[str]:
         )
     if signed_in < wanted:
         yield f"{wanted - signed_in} of {wanted} clients could not sign in."
-    if result.version and total.count("unanswered") and not total.count("accepted") + total.count("units"):
-        yield "No acknowledgement has come: a server of the Go era needs --client-version 0."
+    yield from _unanswered(result)
     for reason, count in sorted(total.problems.items(), key=lambda item: -item[1])[:10]:
         yield f"{count} x {reason}"
     if "messages" in total.counts:

@@ -25,7 +25,7 @@ class State(Enum):
 class User:
     """One client connection and what it is for.  Owned by its workload.
 
-    Subclasses override `signed_in`, `heard` and `left`.
+    Subclasses override `signed_in`, `heard` and `left`, or what is noted.
     """
 
     __slots__ = ("due_ns", "engine", "number", "room", "socket", "state")
@@ -47,6 +47,10 @@ class User:
 
     def left(self, was: State, retry_after_s: float | None) -> None:
         """The connection is closed: refused (it was OPENING), lost (SIGNED_IN) or as wanted (LEAVING)."""
+
+    def note_opening(self, now: int) -> None:
+        """Note how long it took to get in."""
+        self.engine.span("open").record(now - self.due_ns)
 
     def start(self, due_ns: int) -> None:
         """Connect; the time until the sign-in counts from `due_ns`."""
@@ -105,5 +109,5 @@ class User:
             self.state = State.SIGNED_IN
             self.engine.opening -= 1
             self.engine.signed_in += 1
-            self.engine.span("open").record(now - self.due_ns)
+            self.note_opening(now)
             self.signed_in(now)

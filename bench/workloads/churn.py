@@ -1,7 +1,7 @@
 """Churn: at a rate, the one who has been there longest leaves and comes back.
 
 counts  connections: signed in at the end; units: came back in the measured time
-spans   open: due -> signed in again, the goodbye included; lateness
+spans   open: of the opening alone; return: due -> signed in again, the goodbye included; lateness
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class Leaver(User):
         self.due_ns = due_ns
         self.leave()
 
+    def note_opening(self, now: int) -> None:
+        if not self._is_leaving:
+            super().note_opening(now)
+
     def signed_in(self, now: int) -> None:
         self._is_leaving = False
         self._churn.came(self, now)
@@ -48,7 +52,7 @@ class Churn:
         rooms = engine.plan.load.rooms
         self._users = [Leaver(engine, n, engine.room(n % rooms), self) for n in numbers_of(engine)]
         self._present: deque[Leaver] = deque()  # the longest first
-        self._latency = engine.span("latency")
+        self._returns = engine.span("return")
         self._window: Window | None = None
         self._units = 0
 
@@ -89,7 +93,7 @@ class Churn:
         if self._window.has(now):
             self._units += 1
         if self._window.has(user.due_ns):
-            self._latency.record(now - user.due_ns)
+            self._returns.record(now - user.due_ns)
 
     def _is_settled(self) -> bool:
         return not self._engine.opening and not self._engine.leaving

@@ -47,7 +47,7 @@ def test_quiet_generator_raises_no_doubt() -> None:
         ({"total": total(units=900, skipped=100)}, "100 heartbeats were not sent"),
         ({"total": total(units=1000, held_up=7)}, "7 connects began late"),
         ({"opened": total(connections=90)}, "10 of 100 clients could not sign in."),
-        ({"version": 1, "total": total(units=0, unanswered=5)}, "--client-version 0"),
+        ({"total": total(units=1000, unanswered=5)}, "5 heartbeats were never answered."),
         ({"total": replace(total(units=1000), problems={"ended: ECONNRESET": 3})}, "3 x ended: ECONNRESET"),
         (
             {"total": replace(total(units=1000), spans={"lateness": recorded(*[20 * MS] * 9)})},
@@ -99,6 +99,17 @@ def test_rate_of_fanout_is_that_of_its_messages(
     load = Load(**{"workload": "fanout", "rate": 1000.0, "duration_s": 1.0, **changed})  # type: ignore[arg-type]
     shown = result(load=load, total=total(units=10**6, messages=1, accepted=accepted))
     assert ("of the wanted rate" in "\n".join(verdicts_of(shown))) == is_missed
+
+
+def test_only_messages_without_any_acknowledgement_hint_at_an_old_server() -> None:
+    silent = total(units=0, messages=5, unanswered=5)
+    hint = "--client-version 0"
+    for workload, version, has_hint in (("ingest", 1, True), ("ingest", 0, False), ("push", 1, False)):
+        via = "post" if workload == "push" else "websocket"
+        load = Load(workload=workload, via=via)  # type: ignore[arg-type]
+        assert (hint in "\n".join(verdicts_of(result(load=load, version=version, total=silent)))) == has_hint
+    frozen = result(total=total(units=0, unanswered=5))  # heartbeats are answered to all generations
+    assert hint not in "\n".join(verdicts_of(frozen))
 
 
 def test_what_is_merged_comes_back_later_than_it_was_due() -> None:
