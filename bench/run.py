@@ -234,14 +234,15 @@ class Coordinator:
         is_storm = load.workload == "storm"
         async with trio.open_nursery() as nursery:
             if is_storm:
-                nursery.start_soon(self._look_often)
+                nursery.start_soon(self._look_often, window.storm_ns)
             await self._watch_until_done(generators, window)
             nursery.cancel_scope.cancel()
         if is_storm:
             return window.storm_ns, window.storm_ns + reported(generators, "done").count("storm_ns")
         return window.open_ns, window.end_ns
 
-    async def _look_often(self) -> None:
+    async def _look_often(self, since_ns: int) -> None:
+        await sleep_until(since_ns)
         while True:
             self._server.look()
             await trio.sleep(STORM_LOOK_S)
