@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import trustme
 from click.testing import CliRunner
 
 from bench.__main__ import main, read_contenders
+from bench.compare import Case, Comparison
 from bench.plan import Load, Target
 from bench.servers import RECIPES, Address, Recipe, free_port
 from tests.bench.test_servers import needs_compiler
@@ -86,6 +87,30 @@ def test_comparison_prints_one_table_and_writes_json_and_a_page(tmp_path: Path) 
     (row,) = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert (row["server"], row["to_baseline"]) == ("floor", 1.0)
     assert "heartbeat-100" in (tmp_path / "c.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rates"),
+    [
+        ((), [None, 10_000.0]),
+        (("--heartbeat-rate", "50"), [50.0, 50.0]),
+        (("--heartbeat-rate", "max"), [None, None]),
+    ],
+)
+def test_cases_keep_their_rates_unless_another_is_asked_for(
+    arguments: tuple[str, ...], rates: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float | None] = []
+
+    async def note(_: object, cases: Sequence[Case], *__: object) -> Comparison:
+        asked.extend(case.load.rate for case in cases)
+        await trio.lowlevel.checkpoint()
+        return Comparison(began_at="", machine="", baseline="", rounds=0, cases=(), measurements=())
+
+    monkeypatch.setattr("bench.__main__.run_comparison", note)
+    cores = ("--server-cpu", "-1", "--generator-cpu", "-1")
+    code, _ = invoke("compare", "--cases", "heartbeat-5000,heartbeat-5000-10k", *cores, *arguments)
+    assert (code, asked) == (1, rates)  # 1: there are no figures
 
 
 @pytest.mark.parametrize(
