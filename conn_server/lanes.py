@@ -17,13 +17,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, TypeAlias
 
 from schema.access import Code, Grant, Refused, Unavailable
 from schema.proto.logic_pb2 import LinkReply, LinkRequest
 
-Outcome: TypeAlias = Grant | Refused | Unavailable | None
-"""What became of an ask; None: stored."""
+
+class End(Enum):
+    """How an ask ends that brings nothing back.
+
+    Attributes:
+        STORED: a publish: the queue has it.
+        FORGOTTEN: it was given up before it left: nobody waits for an answer.
+    """
+
+    STORED = "stored"
+    FORGOTTEN = "forgotten"
+
+
+Outcome: TypeAlias = Grant | End | Refused | Unavailable
+"""What became of an ask."""
 
 MAX_BATCH_ITEMS: Final = 256
 MAX_BATCH_BYTES: Final = 256 * 1024
@@ -159,7 +173,7 @@ class Lane:
         while asks and self._items_left and batch.left < MAX_BATCH_ITEMS and size_bytes < MAX_BATCH_BYTES:
             ask = asks[0]
             if ask.given_up:
-                self._settle(asks.popleft(), None)
+                self._settle(asks.popleft(), End.FORGOTTEN)
                 continue
             if ask.size_bytes > self._bytes_left:
                 break
@@ -178,7 +192,7 @@ class Lane:
     def answered(self, reply: LinkReply) -> None:
         """Settle what `reply` answers; an answer to what was not asked is counted and ignored."""
         for number in reply.stored:
-            self._answer(number, None)
+            self._answer(number, End.STORED)
         for granted in reply.granted:
             self._answer(granted.id, Grant.of_reply(granted.grant))
         for not_done in reply.not_done:
@@ -259,7 +273,7 @@ class UnaryLane:
                 self._tally.calls += 1
                 self._calling[number] = ask
                 return ask
-            self._settle(ask, None)
+            self._settle(ask, End.FORGOTTEN)
         return None
 
     def answered(self, number: int, outcome: Outcome) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 
 import trio
 
-from conn_server.lanes import Ask, Outcome, Tally
+from conn_server.lanes import Ask, End, Outcome, Tally
 from conn_server.placing import GROUPS, OpenLane, Placing
 from runtime.rpc.balance import ranked
 from runtime.rpc.limits import RpcLimits
@@ -100,27 +100,28 @@ class LinksStatistics:
 class _Waiting(Ask):
     """An ask and the one task that waits for it."""
 
-    __slots__ = ("_outcome", "_settled", "_task", "due")
+    __slots__ = ("_outcome", "_task", "due")
 
     def __init__(self, *, token: str | None = None, body: bytes = b"", group: int = 0) -> None:
         super().__init__(token=token, body=body, group=group)
         self._task: trio.lowlevel.Task | None = None
-        self._settled = False
-        self._outcome: Outcome = None
+        self._outcome: Outcome | None = None
         self.due = inf
 
     def settle(self, outcome: Outcome) -> None:
-        """Wake who waits."""
-        self._settled, self._outcome = True, outcome
+        """Wake who waits, with the first outcome: another one may come before it has run."""
+        if self._outcome is not None:
+            return
+        self._outcome = outcome
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> Outcome:
         """Wait until it is settled; an event of Trio's would cost as much as all the rest."""
-        if self._settled:
+        if self._outcome is not None:
             await trio.lowlevel.checkpoint()
-        else:
+        while self._outcome is None:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._interrupted)
         return self._outcome
@@ -175,9 +176,9 @@ class LogicLinks:
             self._not_done["not_signed_in"] += 1
             raise Refused(Code.NOT_SIGNED_IN, BAD_SIGNATURE) from None
         outcome = await self._ask(ask)
-        if outcome is None:
-            raise Unavailable("a sign-in was answered as if it were a publish")
-        return outcome
+        if isinstance(outcome, Grant):
+            return outcome
+        raise self._failure(outcome)
 
     async def publish(self, message: Message) -> None:
         """Hand `message` to the queue; return once the queue has it.
@@ -189,9 +190,12 @@ class LogicLinks:
             Unavailable: the queue has not got it.
         """
         self._publishes += 1
-        await self._ask(_Waiting(body=message.encode(), group=partition(message.room, GROUPS)))
+        ask = _Waiting(body=message.encode(), group=partition(message.room, GROUPS))
+        outcome = await self._ask(ask)
+        if outcome is not End.STORED:
+            raise self._failure(outcome)
 
-    async def _ask(self, ask: _Waiting) -> Grant | None:
+    async def _ask(self, ask: _Waiting) -> Outcome:
         self._admit(ask)
         now = trio.current_time()
         ask.due = now + self._options.ask_s
@@ -200,17 +204,22 @@ class LogicLinks:
             self._placing.place(ask, now)
             if not self._placing.lanes:
                 self._homeless_came.set()
-            outcome = await ask.wait()
+            return await ask.wait()
         finally:
             ask.given_up = True
             del self._asks[ask]
             self._waiting -= 1
             self._waiting_bytes -= ask.size_bytes
-        if isinstance(outcome, Refused | Unavailable):
-            reason = outcome.code.name.lower() if isinstance(outcome, Refused) else "unavailable"
-            self._not_done[reason] += 1
-            raise outcome
-        return outcome
+
+    def _failure(self, outcome: Outcome) -> Refused | Unavailable:
+        """Count and return why an ask was not done; an answer of the other kind says nothing about it."""
+        if isinstance(outcome, Refused):
+            self._not_done[outcome.code.name.lower()] += 1
+            return outcome
+        self._not_done["unavailable"] += 1
+        if isinstance(outcome, Unavailable):
+            return outcome
+        return Unavailable("a logic server has mixed up sign-ins and publishes")
 
     def _admit(self, ask: _Waiting) -> None:
         options = self._options
@@ -259,9 +268,13 @@ class LogicLinks:
         """Tell those who have waited for `ask_s`, at most `CLOCK_S` late; runs until cancelled."""
         while True:
             await trio.sleep(CLOCK_S)
-            for ask in self._overdue(trio.current_time()):
-                ask.given_up = True
-                ask.settle(Unavailable("no answer from the logic servers in time, try again"))
+            self.time_passed(trio.current_time())
+
+    def time_passed(self, now: float) -> None:
+        """Tell those who have waited for `ask_s`; the clock calls it."""
+        for ask in self._overdue(now):
+            ask.given_up = True
+            ask.settle(Unavailable("no answer from the logic servers in time, try again"))
 
     def _overdue(self, now: float) -> list[_Waiting]:
         return list(takewhile(lambda ask: ask.due <= now, self._asks))

@@ -20,7 +20,7 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from conn_server.lanes import Ask, Lane, Outcome, UnaryLane
+from conn_server.lanes import Ask, End, Lane, Outcome, UnaryLane
 from conn_server.links import LogicLinks, LogicOptions
 from runtime.discovery import Peers
 from runtime.rpc.channel import Backoff, Channel, open_channel
@@ -327,7 +327,7 @@ class _LogicServer:
                 request = AuthReq(token=ask.token)
                 return Grant.of_reply(await stub.Auth(request, timeout=self._options.call_s))
             await stub.PushMsg(BroadcastRoomReq.FromString(ask.body), timeout=self._options.call_s)
-            return None
+            return End.STORED
         except RpcError as error:
             return _of_go(error, is_sign_in=ask.token is not None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from conn_server.lanes import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, Ask, Lane, Outcome, Tally, UnaryLane
+from conn_server.lanes import MAX_BATCH_BYTES, MAX_BATCH_ITEMS, Ask, End, Lane, Outcome, Tally, UnaryLane
 from schema.access import Code, Grant, Refused, Unavailable
 from schema.proto.logic_pb2 import LinkReply, LinkRequest
 
@@ -105,7 +105,7 @@ def test_answers_settle_their_asks() -> None:
     bench.lane.answered(reply)
     outcomes = {id(ask): outcome for ask, outcome in bench.settled}
     told = [outcomes[id(ask)] for ask in asks]
-    assert told[0] is None
+    assert told[0] is End.STORED
     assert told[5] == Grant(1, "1")
     refusals = [(each.code, each.text) for each in told if isinstance(each, Refused)]
     assert refusals == [(413, "large"), (400, "new"), (400, "none"), (100, "无效token")]
@@ -164,7 +164,7 @@ def test_ask_that_was_given_up_before_it_left_is_forgotten() -> None:
     bench.add(*asks)
     asks[1].given_up = True
     assert numbers(bench.take()) == [1, 3]
-    assert bench.settled == [(asks[1], None)]
+    assert bench.settled == [(asks[1], End.FORGOTTEN)]
 
 
 def test_frame_of_nothing_but_what_was_given_up_is_none() -> None:
@@ -209,7 +209,7 @@ def test_retired_link_keeps_what_is_under_way() -> None:
     bench.take()
     assert bench.lane.take_queued() == asks[1:]
     bench.lane.answered(stored(1))
-    assert bench.settled == [(asks[0], None)]
+    assert bench.settled == [(asks[0], End.STORED)]
 
 
 @given(
@@ -262,7 +262,7 @@ def test_group_keeps_to_one_caller() -> None:
     for ask in asks:
         bench.lane.add(ask)
     assert [bench.lane.take(number) for number in range(4)] == [None, asks[0], None, None]
-    bench.lane.answered(1, None)
+    bench.lane.answered(1, End.STORED)
     assert bench.lane.take(1) is asks[1]
 
 
@@ -283,7 +283,7 @@ def test_caller_passes_over_what_was_given_up() -> None:
     bench.lane.add(ask)
     gone.given_up = True
     assert bench.lane.take(0) is ask
-    assert bench.settled == [(gone, None)]
+    assert bench.settled == [(gone, End.FORGOTTEN)]
 
 
 def test_publish_under_way_to_a_lost_go_server_is_left_to_its_sender() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from conn_server.lanes import Ask
+from conn_server.lanes import Ask, End, Lane, UnaryLane
 from conn_server.links import CLOCK_S, LinksStatistics, LogicLinks, LogicOptions
 from schema.access import Code, Grant, Refused, Unavailable
 from schema.message import Level, Message
+from schema.proto.logic_pb2 import LinkReply
 
 OPTIONS = LogicOptions(homeless_s=2.0)
 
@@ -59,7 +62,7 @@ async def test_grant_and_stored_message_come_back_to_who_asked() -> None:
         nursery.start_soon(links.publish, message())
         await wait_all_tasks_blocked()
         for ask in lane.asks:
-            links.settle(ask, None if ask.token is None else Grant(int(ask.token), ask.token))
+            links.settle(ask, End.STORED if ask.token is None else Grant(int(ask.token), ask.token))
     assert sorted(grant.uid for grant in grants) == [1, 2]
     (body,) = (ask.body for ask in lane.asks if ask.token is None)
     assert Message.decode(body) == message()
@@ -80,18 +83,26 @@ async def test_refusal_is_raised_and_counted() -> None:
     assert links.statistics().not_done == {"too_fast": 1}
 
 
-async def test_sign_in_that_was_answered_as_a_publish_is_none() -> None:
+async def test_answer_of_the_other_kind_is_none() -> None:
+    """Whatever was no refusal used to be an acknowledgement to a publish."""
     links, lane = LogicLinks(OPTIONS), FakeLane()
     links.lane_opened("a", lane)
+
+    async def sign_in() -> None:
+        with pytest.raises(Unavailable, match="mixed up"):
+            await links.authenticate("t")
+
+    async def publish() -> None:
+        with pytest.raises(Unavailable, match="mixed up"):
+            await links.publish(message())
+
     async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def _() -> None:
-            with pytest.raises(Unavailable):
-                await links.authenticate("t")
-
+        nursery.start_soon(sign_in)
+        nursery.start_soon(publish)
         await wait_all_tasks_blocked()
-        links.settle(lane.asks[0], None)
+        for ask in lane.asks:
+            links.settle(ask, Grant(1, "1") if ask.token is None else End.STORED)
+    assert links.statistics().not_done == {"unavailable": 2}
 
 
 async def test_token_that_cannot_be_sent_is_refused() -> None:
@@ -150,7 +161,7 @@ async def test_lane_that_opens_in_time_saves_who_waits(autojump_clock: MockClock
             assert links.statistics().homeless == 1
             links.lane_opened("a", lane)
             await trio.sleep(3)
-            links.settle(lane.asks[0], None)
+            links.settle(lane.asks[0], End.STORED)
         background.cancel_scope.cancel()
 
 
@@ -187,7 +198,7 @@ async def test_too_many_waiting_are_refused_at_once() -> None:
             await links.authenticate("t")
         assert links.statistics().waiting == 2
         for ask in lane.asks:
-            links.settle(ask, None)
+            links.settle(ask, End.STORED)
     assert links.statistics().waiting == 0
     assert links.statistics().not_done == {"busy": 1}
 
@@ -214,7 +225,7 @@ async def test_answer_to_who_has_given_up_is_nobodys() -> None:
         nursery.cancel_scope.cancel()
     (ask,) = lane.asks
     assert ask.given_up
-    links.settle(ask, None)
+    links.settle(ask, End.STORED)
     assert links.statistics().waiting == 0
 
 
@@ -242,6 +253,34 @@ async def test_who_is_not_answered_is_told_after_the_asks_own_deadline(autojump_
     assert told[1] - told[0] == pytest.approx(1, abs=CLOCK_S)
     assert all(ask.given_up for ask in lane.asks)
     assert links.statistics().waiting == 0
+
+
+async def test_who_was_given_up_is_not_told_otherwise_by_the_lane_that_forgets_it(
+    autojump_clock: MockClock,
+) -> None:
+    """The lane looked at its queue between the clock and the task that waits.  "Forgotten" was the same as
+    "stored" and came last, so that a message which nobody had been asked to store was acknowledged."""
+    links, told = LogicLinks(OPTIONS), list[Unavailable]()
+    link = Lane(LinkReply.Window(items=10, bytes=1000), links.tally, links.settle, lambda: None)
+    unary = UnaryLane(1, links.tally, links.settle, lambda: None)
+
+    async def tell(ask: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(Unavailable, match="in time") as caught:
+            await ask()
+        told.append(caught.value)
+
+    for lane, take in ((link, lambda: link.take(0.0)), (unary, lambda: unary.take(0))):
+        links.lane_opened("a", lane)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tell, partial(links.publish, message()))
+            nursery.start_soon(tell, partial(links.authenticate, "t"))
+            await wait_all_tasks_blocked()
+            links.time_passed(trio.current_time() + OPTIONS.ask_s)
+            assert take() is None
+            assert lane.is_idle
+        links.lane_lost("a", lane)
+    assert len(told) == 4
+    assert links.statistics().not_done == {"unavailable": 4}
 
 
 async def test_coming_and_going_of_lanes_is_shown() -> None:

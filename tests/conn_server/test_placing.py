@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from hypothesis import given, strategies as st
 
-from conn_server.lanes import Ask, Outcome
+from conn_server.lanes import Ask, End, Outcome
 from conn_server.placing import GROUPS, MAX_MOVES, Placing
 from schema.access import Unavailable
 
@@ -27,7 +27,7 @@ class FakeLane:
         if self.queue:
             self.under_way.append(self.queue.popleft())
 
-    def answer(self, outcome: Outcome = None) -> None:
+    def answer(self, outcome: Outcome = End.STORED) -> None:
         if self.under_way:
             self._placing.settle(self.under_way.popleft(), outcome, 0.0)
 
