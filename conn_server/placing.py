@@ -6,7 +6,8 @@
     no lane    asks wait, in order, for the first one that opens
 
 Rules
-1. A group changes its lane only when nothing of it is unanswered there; what comes meanwhile is held.
+1. A group changes its lane only when nothing of it is unanswered there; what comes meanwhile is held.  That
+   goes before waiting for a lane: what is unanswered may come back, and is asked first.
 2. When a link is lost, what was unanswered on it is asked again elsewhere, in order, with the same identity:
    a publish may be stored twice then, and copies are told apart by (origin, origin_seq) further on.  After
    more than `MAX_MOVES` lost links an ask is `Unavailable`: it may be what they died of.
@@ -54,7 +55,7 @@ class _Group:
     Attributes:
         lane: where its unanswered publishes are.
         pending: how many those are, queued ones included.
-        held: what waits for them, because the next lane is another one.
+        held: what waits for them, because the next lane is another one, or none is open yet.
     """
 
     __slots__ = ("held", "key", "lane", "pending", "preferred")
@@ -105,24 +106,26 @@ class Placing:
 
     def place(self, ask: Ask, now: float) -> None:
         """Give `ask` to a lane, or let it wait for one."""
-        if not self._lanes:
-            self._homeless.append((now, ask))
-        elif ask.token is None:
-            self._place_in_group(self._groups[ask.group], ask)
-        else:
+        if ask.token is None:
+            self._place_in_group(self._groups[ask.group], ask, now)
+        elif self._lanes:
             self._turn += 1
             self._by_turn[self._turn % len(self._by_turn)].add(ask)
+        else:
+            self._homeless.append((now, ask))
 
-    def _place_in_group(self, group: _Group, ask: Ask) -> None:
+    def _place_in_group(self, group: _Group, ask: Ask, now: float) -> None:
         wanted = group.preferred
-        if wanted is None:
+        if wanted is None and self._lanes:
             wanted = group.preferred = self._lanes[self._rank(group.key, self._lanes)[0]]
         if group.held or (group.pending and group.lane is not wanted):
             group.held.append(ask)
-            return
-        group.lane = wanted
-        group.pending += 1
-        wanted.add(ask)
+        elif wanted is None:
+            self._homeless.append((now, ask))
+        else:
+            group.lane = wanted
+            group.pending += 1
+            wanted.add(ask)
 
     def settle(self, ask: Ask, outcome: Outcome, now: float) -> None:
         """Take what became of an ask that a lane had."""
