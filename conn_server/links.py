@@ -6,7 +6,7 @@
    which would cost as much as all the rest.  Cancelled, an ask that has not left is forgotten; another one
    may be done.
 2. An ask that finds no logic server is `Unavailable` after `homeless_s`, long before a deadline that would
-   leave its client in the dark.
+   leave its client in the dark.  A publish looks for one when what it is held behind is answered.
 3. All that waits is bounded in items and bytes; beyond, `Unavailable` at once.
 """
 
@@ -146,7 +146,6 @@ class LogicLinks:
         self.tally = Tally()
         self._options = options
         self._placing = Placing(ranked, _tell)
-        self._homeless_came = trio.Event()  # replaced when set
         self._asks: dict[_Waiting, None] = {}  # unanswered, the oldest first
         self._changed = trio.lowlevel.ParkingLot()
         self._waiting = self._waiting_bytes = 0
@@ -202,8 +201,6 @@ class LogicLinks:
         self._asks[ask] = None
         try:
             self._placing.place(ask, now)
-            if not self._placing.lanes:
-                self._homeless_came.set()
             return await ask.wait()
         finally:
             ask.given_up = True
@@ -244,34 +241,22 @@ class LogicLinks:
     def lane_retired(self, address: str, lane: OpenLane) -> None:
         """Ask `lane` nothing more; what is unanswered on it will be answered."""
         self._placing.lane_retired(address, lane, trio.current_time())
-        self._homeless_came.set()
         self._changed.unpark_all()
 
     def lane_lost(self, address: str, lane: OpenLane) -> None:
         """Ask others what is unanswered on `lane`."""
         self._placing.lane_lost(address, lane, trio.current_time())
-        self._homeless_came.set()
         self._changed.unpark_all()
 
-    async def run_deadlines(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell those who have found no lane for `homeless_s`; runs until cancelled."""
-        task_status.started()
-        while True:
-            since = self._placing.homeless_since()
-            with trio.move_on_at(inf if since is None else since + self._options.homeless_s):
-                await self._homeless_came.wait()
-                self._homeless_came = trio.Event()
-                continue
-            self._placing.turn_away(trio.current_time() - self._options.homeless_s)
-
     async def run_clock(self) -> None:
-        """Tell those who have waited for `ask_s`, at most `CLOCK_S` late; runs until cancelled."""
+        """Look at the deadlines, so that who has one is told at most `CLOCK_S` late; runs until cancelled."""
         while True:
             await trio.sleep(CLOCK_S)
             self.time_passed(trio.current_time())
 
     def time_passed(self, now: float) -> None:
-        """Tell those who have waited for `ask_s`; the clock calls it."""
+        """Tell those who have found no lane for `homeless_s`, or waited for `ask_s`; the clock calls it."""
+        self._placing.turn_away(now - self._options.homeless_s)
         for ask in self._overdue(now):
             ask.given_up = True
             ask.settle(Unavailable("no answer from the logic servers in time, try again"))

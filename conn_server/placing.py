@@ -100,10 +100,6 @@ class Placing:
         """How many asks have found no lane."""
         return len(self._homeless)
 
-    def homeless_since(self) -> float | None:
-        """Return since when the first of those waits; None: none does."""
-        return self._homeless[0][0] if self._homeless else None
-
     def place(self, ask: Ask, now: float) -> None:
         """Give `ask` to a lane, or let it wait for one."""
         if ask.token is None:

@@ -1,7 +1,7 @@
 """gRPC at the conn server: what job workers call, and the links to the logic servers.
 
 open_logic
- |- deadlines: of who finds no logic server, and of who is not answered
+ |- clock: the deadlines of who finds no logic server, and of who is not answered
  `- follow discovery: per logic server, one task
      `- channel (connects again by itself)
          |- Link: send frames, receive answers, watch the peer's answering     or, for a Go logic server,
@@ -138,7 +138,6 @@ async def open_logic(peers: Peers, options: LogicOptions) -> AsyncIterator[Logic
     links = LogicLinks(options)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        await nursery.start(links.run_deadlines)
         nursery.start_soon(links.run_clock)
         nursery.start_soon(_follow, peers, links, options)
         try:

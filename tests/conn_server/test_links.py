@@ -117,17 +117,17 @@ async def test_token_that_cannot_be_sent_is_refused() -> None:
 async def test_who_finds_nobody_is_told_long_before_its_own_deadline(autojump_clock: MockClock) -> None:
     links = LogicLinks(OPTIONS)
     async with trio.open_nursery() as nursery:
-        await nursery.start(links.run_deadlines)
+        nursery.start_soon(links.run_clock)
         began = trio.current_time()
         with pytest.raises(Unavailable, match="no logic server"):
             await links.authenticate("t")
-        assert trio.current_time() - began == pytest.approx(2.0)
+        assert 2 <= trio.current_time() - began <= 2 + CLOCK_S
         # And again: the next one's time is its own.
         await trio.sleep(5)
         began = trio.current_time()
         with pytest.raises(Unavailable):
             await links.publish(message())
-        assert trio.current_time() - began == pytest.approx(2.0)
+        assert 2 <= trio.current_time() - began <= 2 + CLOCK_S
         nursery.cancel_scope.cancel()
 
 
@@ -143,18 +143,19 @@ async def test_each_of_many_who_find_nobody_waits_its_own_time(autojump_clock: M
         waited.append(trio.current_time() - began)
 
     async with trio.open_nursery() as background:
-        await background.start(links.run_deadlines)
+        background.start_soon(links.run_clock)
         async with trio.open_nursery() as nursery:
             for number in range(10):
                 nursery.start_soon(sign_in, number / 4)
         background.cancel_scope.cancel()
-    assert waited == [pytest.approx(2.0)] * 10
+    assert len(waited) == 10
+    assert all(2 <= each <= 2 + CLOCK_S for each in waited)
 
 
 async def test_lane_that_opens_in_time_saves_who_waits(autojump_clock: MockClock) -> None:
     links, lane = LogicLinks(OPTIONS), FakeLane()
     async with trio.open_nursery() as background:
-        await background.start(links.run_deadlines)
+        background.start_soon(links.run_clock)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(links.publish, message())
             await trio.sleep(1.5)
@@ -171,7 +172,7 @@ async def test_what_falls_out_of_a_lost_lane_is_told_as_well(autojump_clock: Moc
     began = trio.current_time()
     links.lane_opened("a", lane)
     async with trio.open_nursery() as background:
-        await background.start(links.run_deadlines)
+        background.start_soon(links.run_clock)
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
@@ -179,11 +180,34 @@ async def test_what_falls_out_of_a_lost_lane_is_told_as_well(autojump_clock: Moc
                 with pytest.raises(Unavailable):
                     await links.publish(message())
 
-            await trio.sleep(10)
+            await trio.sleep(1)
             links.lane_lost("a", lane)
             nursery.cancel_scope.deadline = trio.current_time() + 60
         assert not nursery.cancel_scope.cancelled_caught
-        assert 2 <= trio.current_time() - began - 10 < 3
+        assert 2 <= trio.current_time() - began - 1 < 3
+        background.cancel_scope.cancel()
+
+
+async def test_what_was_held_behind_the_last_answer_is_told_as_well(autojump_clock: MockClock) -> None:
+    """An answer, of all things, left it without a lane, and nothing woke the task that told those."""
+    links, lane = LogicLinks(replace(OPTIONS, ask_s=60.0)), FakeLane()
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as background:
+        background.start_soon(links.run_clock)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(links.publish, message(1))
+            await wait_all_tasks_blocked()
+            links.lane_retired("a", lane)
+
+            @nursery.start_soon
+            async def _() -> None:
+                with pytest.raises(Unavailable, match="no logic server"):
+                    await links.publish(message(2))
+
+            await trio.sleep(10)
+            began = trio.current_time()
+            links.settle(lane.asks[0], End.STORED)
+        assert 2 <= trio.current_time() - began <= 2 + CLOCK_S
         background.cancel_scope.cancel()
 
 

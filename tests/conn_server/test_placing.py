@@ -112,13 +112,14 @@ def test_who_finds_nobody_is_turned_away_after_a_while() -> None:
     early, late = Ask(token="t"), Ask(body=b"x")
     bench.placing.place(early, 1.0)
     bench.placing.place(late, 2.0)
-    assert bench.placing.homeless_since() == 1.0
+    bench.placing.turn_away(0.5)
+    assert bench.told == []
     bench.placing.turn_away(1.5)
     ((ask, outcome),) = bench.told
     assert ask is early
     assert isinstance(outcome, Unavailable)
     bench.placing.turn_away(2.0)
-    assert bench.placing.homeless_since() is None
+    assert bench.placing.homeless == 0
 
 
 def test_group_moves_to_a_better_lane_when_nothing_of_it_is_unanswered() -> None:
