@@ -29,7 +29,7 @@ class End(Enum):
 
     Attributes:
         STORED: a publish: the queue has it.
-        FORGOTTEN: it was given up before it left: nobody waits for an answer.
+        FORGOTTEN: it was given up, and is not asked (again): nobody waits for an answer.
     """
 
     STORED = "stored"

@@ -7,7 +7,8 @@
    may be done.
 2. An ask that finds no logic server is `Unavailable` after `homeless_s`, long before a deadline that would
    leave its client in the dark.  A publish looks for one when what it is held behind is answered.
-3. All that waits is bounded in items and bytes; beyond, `Unavailable` at once.
+3. All that waits is bounded in items and bytes; beyond, `Unavailable` at once.  What was given up counts
+   until it has left its place.
 """
 
 from __future__ import annotations
@@ -68,11 +69,12 @@ class LinksStatistics:
 
     Attributes:
         open: lanes that are.
-        waiting: sign-ins and publishes on their way, and...
+        waiting: sign-ins and publishes on their way, those included that were given up, and...
         waiting_bytes: ...bytes of them.
         homeless: of those, without a lane.
+        held: of those, behind what their rooms have unanswered on a lane that is not theirs any more.
         queued: of those, on a lane that has not sent them yet.
-        unanswered: of those, sent.
+        unanswered: of those, sent; that is all of them.
         frames: sent over links.
         calls: of Go logic servers.
         strays: answers to what was not asked.
@@ -85,6 +87,7 @@ class LinksStatistics:
     waiting: int
     waiting_bytes: int
     homeless: int
+    held: int
     queued: int
     unanswered: int
     sign_ins: int
@@ -140,12 +143,12 @@ class LogicLinks:
         tally: where lanes count.
     """
 
-    GAUGES: Final = ("open", "waiting", "waiting_bytes", "homeless", "queued", "unanswered")
+    GAUGES: Final = ("open", "waiting", "waiting_bytes", "homeless", "held", "queued", "unanswered")
 
     def __init__(self, options: LogicOptions) -> None:
         self.tally = Tally()
         self._options = options
-        self._placing = Placing(ranked, _tell)
+        self._placing = Placing(ranked, self._tell)
         self._asks: dict[_Waiting, None] = {}  # unanswered, the oldest first
         self._changed = trio.lowlevel.ParkingLot()
         self._waiting = self._waiting_bytes = 0
@@ -205,8 +208,6 @@ class LogicLinks:
         finally:
             ask.given_up = True
             del self._asks[ask]
-            self._waiting -= 1
-            self._waiting_bytes -= ask.size_bytes
 
     def _failure(self, outcome: Outcome) -> Refused | Unavailable:
         """Count and return why an ask was not done; an answer of the other kind says nothing about it."""
@@ -226,6 +227,13 @@ class LogicLinks:
             raise Unavailable("too much is waiting for the logic servers, try again later")
         self._waiting += 1
         self._waiting_bytes += ask.size_bytes
+
+    def _tell(self, ask: Ask, outcome: Outcome) -> None:
+        """Let go of `ask`; who had given it up has still held its place."""
+        assert isinstance(ask, _Waiting)  # noqa: S101  it gets no others
+        self._waiting -= 1
+        self._waiting_bytes -= ask.size_bytes
+        ask.settle(outcome)
 
     # -- the side of those who run the links
 
@@ -272,8 +280,9 @@ class LogicLinks:
             waiting=self._waiting,
             waiting_bytes=self._waiting_bytes,
             homeless=placing.homeless,
-            queued=sum(lane.queued for lane in placing.lanes.values()),
-            unanswered=sum(lane.unanswered for lane in placing.lanes.values()),
+            held=placing.held,
+            queued=placing.queued,
+            unanswered=placing.unanswered,
             sign_ins=self._sign_ins,
             publishes=self._publishes,
             frames=tally.frames,
@@ -283,8 +292,3 @@ class LogicLinks:
             lost=placing.lost,
             not_done=dict(self._not_done),
         )
-
-
-def _tell(ask: Ask, outcome: Outcome) -> None:
-    assert isinstance(ask, _Waiting)  # noqa: S101  it gets no others
-    ask.settle(outcome)

@@ -12,15 +12,18 @@ Rules
    a publish may be stored twice then, and copies are told apart by (origin, origin_seq) further on.  After
    more than `MAX_MOVES` lost links an ask is `Unavailable`: it may be what they died of.
 3. A lane that is retired keeps what is under way, and gives back what has not left.
+4. An ask that was placed is homeless, held, queued or unanswered until its owner is told, once, what became
+   of it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Final, Protocol
 
-from conn_server.lanes import Ask, Outcome, Settle
+from conn_server.lanes import Ask, End, Outcome, Settle
 from schema.access import Unavailable
 
 GROUPS: Final = 64  # how rooms are spread over logic servers; many more than there are servers
@@ -85,6 +88,7 @@ class Placing:
         self._tell = tell
         self._lanes: dict[str, OpenLane] = {}
         self._by_turn: list[OpenLane] = []
+        self._retired: set[OpenLane] = set()
         self._groups = [_Group(number) for number in range(GROUPS)]
         self._homeless: deque[tuple[float, Ask]] = deque()  # since when
         self._turn = 0
@@ -99,6 +103,21 @@ class Placing:
     def homeless(self) -> int:
         """How many asks have found no lane."""
         return len(self._homeless)
+
+    @property
+    def held(self) -> int:
+        """How many asks wait for what was asked before them on another lane."""
+        return sum(len(group.held) for group in self._groups)
+
+    @property
+    def queued(self) -> int:
+        """How many asks wait for their turn on a lane."""
+        return sum(lane.queued for lane in self._all_lanes())
+
+    @property
+    def unanswered(self) -> int:
+        """How many asks are under way, on retired lanes as well."""
+        return sum(lane.unanswered for lane in self._all_lanes())
 
     def place(self, ask: Ask, now: float) -> None:
         """Give `ask` to a lane, or let it wait for one."""
@@ -144,6 +163,7 @@ class Placing:
         """Ask `lane` nothing more; what is unanswered on it will be answered."""
         if self._lanes.get(address) is lane:
             del self._lanes[address]
+            self._retired.add(lane)
             self._note_change()
             self._place_again(lane.take_queued(), now)
 
@@ -153,6 +173,7 @@ class Placing:
             self.lost += 1
             del self._lanes[address]
             self._note_change()
+        self._retired.discard(lane)
         asks = lane.take_back()
         for ask in asks:
             ask.moves += 1
@@ -163,6 +184,9 @@ class Placing:
         while self._homeless and self._homeless[0][0] <= before:
             self._tell(self._homeless.popleft()[1], Unavailable(NOBODY))
 
+    def _all_lanes(self) -> Iterator[OpenLane]:
+        return chain(self._lanes.values(), self._retired)
+
     def _note_change(self) -> None:
         self._by_turn = list(self._lanes.values())
         for group in self._groups:
@@ -170,7 +194,9 @@ class Placing:
 
     def _place_all(self, asks: Iterable[Ask], now: float) -> None:
         for ask in asks:
-            if not ask.given_up:
+            if ask.given_up:
+                self._tell(ask, End.FORGOTTEN)
+            else:
                 self.place(ask, now)
 
     def _place_again(self, asks: list[Ask], now: float) -> None:
@@ -184,9 +210,11 @@ class Placing:
                     behind.append(group.held)
                     group.held = deque()
         for ask in asks:
-            if ask.moves > MAX_MOVES:
+            if ask.given_up:
+                self._tell(ask, End.FORGOTTEN)
+            elif ask.moves > MAX_MOVES:
                 self._tell(ask, Unavailable("several logic servers were lost with it, it may be stored"))
-            elif not ask.given_up:
+            else:
                 self.moved += 1
                 self.place(ask, now)
         for held in behind:

@@ -228,15 +228,15 @@ async def test_too_many_waiting_are_refused_at_once() -> None:
 
 
 async def test_too_many_bytes_waiting_are_refused_at_once() -> None:
-    links = LogicLinks(replace(OPTIONS, max_waiting_bytes=200))
-    links.lane_opened("a", FakeLane())
+    links, lane = LogicLinks(replace(OPTIONS, max_waiting_bytes=200)), FakeLane()
+    links.lane_opened("a", lane)
     with trio.move_on_after(1):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(links.publish, message(1, b"x" * 100))
             await wait_all_tasks_blocked()
             with pytest.raises(Unavailable, match="too much"):
                 await links.publish(message(2, b"x" * 100))
-            nursery.cancel_scope.cancel()
+            links.settle(lane.asks[0], End.STORED)
     assert links.statistics().waiting_bytes == 0
 
 
@@ -249,6 +249,7 @@ async def test_answer_to_who_has_given_up_is_nobodys() -> None:
         nursery.cancel_scope.cancel()
     (ask,) = lane.asks
     assert ask.given_up
+    assert links.statistics().waiting == 1
     links.settle(ask, End.STORED)
     assert links.statistics().waiting == 0
 
@@ -276,6 +277,7 @@ async def test_who_is_not_answered_is_told_after_the_asks_own_deadline(autojump_
     assert [begun + OPTIONS.ask_s <= at <= begun + OPTIONS.ask_s + 2 + CLOCK_S for at in told] == [True, True]
     assert told[1] - told[0] == pytest.approx(1, abs=CLOCK_S)
     assert all(ask.given_up for ask in lane.asks)
+    links.lane_lost("a", lane)
     assert links.statistics().waiting == 0
 
 
@@ -325,6 +327,35 @@ async def test_coming_and_going_of_lanes_is_shown() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert seen == [False, True, False]
+
+
+async def test_what_waits_is_somewhere() -> None:
+    """What was held, or under way on a retired lane, was waiting and nowhere."""
+    links = LogicLinks(OPTIONS)
+    window = LinkReply.Window(items=1, bytes=1000)
+    lane = Lane(window, links.tally, links.settle, lambda: None)
+    links.lane_opened("a", lane)
+    async with trio.open_nursery() as nursery:
+        for number in (1, 2):
+            nursery.start_soon(links.publish, message(number))
+            await wait_all_tasks_blocked()
+        lane.take(0.0)
+        assert where(links) == {"waiting": 2, "homeless": 0, "held": 0, "queued": 1, "unanswered": 1}
+        links.lane_retired("a", lane)
+        nursery.start_soon(links.authenticate, "t")
+        await wait_all_tasks_blocked()
+        assert where(links) == {"waiting": 3, "homeless": 1, "held": 1, "queued": 0, "unanswered": 1}
+        nursery.cancel_scope.cancel()
+    assert where(links) == {"waiting": 3, "homeless": 1, "held": 1, "queued": 0, "unanswered": 1}
+    links.lane_lost("a", lane)
+    assert where(links) == {"waiting": 1, "homeless": 1, "held": 0, "queued": 0, "unanswered": 0}
+    links.time_passed(trio.current_time() + OPTIONS.homeless_s)
+    assert set(where(links).values()) == {0}
+
+
+def where(links: LogicLinks) -> dict[str, int]:
+    counted = links.statistics()
+    return {name: getattr(counted, name) for name in ("waiting", "homeless", "held", "queued", "unanswered")}
 
 
 def test_gauges_are_names_of_statistics() -> None:

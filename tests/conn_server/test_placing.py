@@ -25,6 +25,8 @@ class FakeLane:
         self.queue.append(ask)
 
     def send(self) -> None:
+        while self.queue and self.queue[0].given_up:
+            self._placing.settle(self.queue.popleft(), End.FORGOTTEN, 0.0)
         if self.queue:
             self.under_way.append(self.queue.popleft())
 
@@ -195,6 +197,7 @@ def test_what_was_given_up_does_not_come_back() -> None:
     ask.given_up = True
     bench.placing.lane_lost("a", lane, 0.0)
     assert bench.placing.homeless == 0
+    assert bench.told == [(ask, End.FORGOTTEN)]
 
 
 def test_retired_lane_answers_what_is_under_way_and_the_rest_waits_for_that() -> None:
@@ -270,6 +273,9 @@ class Run:
         lane = self.open.get(address)
         if what == "publish":
             self.asks.append(self.bench.publish(group))
+        elif what == "give up":
+            for ask in self.asks[-2:-1]:
+                ask.given_up = True
         elif lane is None:
             self.step_without(what, address)
         elif what == "send":
@@ -296,13 +302,19 @@ class Run:
 
     def send(self, lane: FakeLane) -> None:
         """Send one; all that came before it in its group is done, or under way on the same lane."""
-        if not lane.queue:
-            return
+        before = len(lane.under_way)
         lane.send()
+        if len(lane.under_way) == before:
+            return
         ask = lane.under_way[-1]
         settled = {told for told, _ in self.bench.told}
         group = [each for each in self.asks if each.group == ask.group and each not in settled]
         assert [each for each in lane.under_way if each.group == ask.group] == group[: group.index(ask) + 1]
+
+    @property
+    def placed(self) -> int:
+        placing = self.bench.placing
+        return placing.homeless + placing.held + placing.queued + placing.unanswered
 
     def finish(self) -> None:
         """Let one server stand, and all answer."""
@@ -315,7 +327,7 @@ class Run:
                 lane.answer()
 
 
-STEPS = ("publish", "publish", "send", "answer", "open", "retire", "lose")
+STEPS = ("publish", "publish", "send", "answer", "open", "retire", "lose", "give up")
 
 
 @given(st.integers(0, 2**32))
@@ -324,6 +336,7 @@ def test_any_coming_and_going_keeps_each_groups_order_and_settles_each_ask_once(
     draw, run = Random(seed), Run()
     for _ in range(200):
         run.step(draw.choice(STEPS), draw.choice("ab"), draw.randrange(2))
+        assert run.placed == len(run.asks) - len(run.bench.told)
     run.finish()
     settled = [ask for ask, _ in run.bench.told]
     assert sorted(map(id, settled)) == sorted(map(id, run.asks))
