@@ -154,7 +154,6 @@ def make_port(
         origin=origin,
         rules=session_rules(settings),
         refusals=Refusals(),
-        request_timeout_s=settings.rpc.request_timeout_s,
         unix_now=time.time,
     )
     posting = Posting(logic, origin, settings.http, websocket.max_data_bytes)

@@ -29,7 +29,7 @@ class Logic(Protocol):
     """What a client asks of the logic servers."""
 
     async def authenticate(self, token: str) -> Grant:
-        """Check `token`.
+        """Check `token`; has a deadline of its own.
 
         Raises:
             Refused: it is not valid.
@@ -50,7 +50,6 @@ class Node:
     """A conn server as its clients see it; one for all of them.
 
     Attributes:
-        request_timeout_s: for a sign-in under way, after which it is `Unavailable`.
         unix_now: Unix time in seconds.
     """
 
@@ -60,7 +59,6 @@ class Node:
     origin: Origin
     rules: Rules
     refusals: Refusals
-    request_timeout_s: float
     unix_now: Callable[[], float]
 
 
@@ -157,18 +155,13 @@ class Client:
     async def _sign_in(self, work: Authenticate) -> bytes | None:
         decision: bytes | Admit | None = None
         try:
-            with trio.CancelScope(deadline=trio.current_time() + self._node.request_timeout_s) as self._scope:
+            with trio.CancelScope() as self._scope:
                 grant = await self._node.logic.authenticate(work.token)
                 decision = self.session.sign_in_succeeded(work, grant)
         except (Refused, Unavailable) as error:
             decision = self.session.sign_in_failed(work, error)
         finally:
             self._scope = None
-        if decision is None:
-            if self.connection is None or self.connection.state:
-                return None
-            late = Unavailable("no answer from logic in time, try again")
-            return self.session.sign_in_failed(work, late)
         return self._admit(work, decision) if isinstance(decision, Admit) else decision
 
     def _admit(self, work: Authenticate, admit: Admit) -> bytes | None:

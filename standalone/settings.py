@@ -23,9 +23,7 @@ class StandaloneSettings(ServiceSettings, frozen=True):
     """All settings of the all-in-one.  One admin port, one log, one drain and one secret serve all three."""
 
     NOT_HERE: ClassVar[tuple[str, ...]] = (
-        *(f"conn.{name}" for name in ("etcd", "srv", "tls", "log")),
-        "conn.rpc.logicRpcPrefix",
-        "conn.rpc.logic",
+        *(f"conn.{name}" for name in ("etcd", "srv", "tls", "log", "rpc")),
         "conn.token.verify",
         "conn.rules.join",
         *(f"conn.{name}" for name in ("websocket.workers", "websocket.reusePort", "drain.workerInterval")),

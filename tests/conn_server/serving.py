@@ -59,7 +59,7 @@ class PlayedLogic:
     Attributes:
         gate: while it is there, every call waits for it.
         refuse: raised by `publish`.
-        publish_timeout_s: of `publish`, which has a deadline of its own.
+        timeout_s: both calls have a deadline of their own.
         refusal: what "bad" is told.
         under_way: calls that have not come to their end.
     """
@@ -69,7 +69,7 @@ class PlayedLogic:
     calls: int = 0
     under_way: int = 0
     refuse: Exception | None = None
-    publish_timeout_s: float = 5.0
+    timeout_s: float = 5.0
     refusal: str = INVALID
     grant: Grant = field(default_factory=lambda: Grant(uid=7, user="7"))
 
@@ -82,10 +82,7 @@ class PlayedLogic:
 
     async def publish(self, message: Message) -> None:
         self.calls += 1
-        with trio.move_on_after(self.publish_timeout_s) as scope:
-            await self._pass()
-        if scope.cancelled_caught:
-            raise Unavailable("no answer in time")
+        await self._pass()
         if self.refuse is not None:
             raise self.refuse
         self.published.append(message)
@@ -93,11 +90,14 @@ class PlayedLogic:
     async def _pass(self) -> None:
         self.under_way += 1
         try:
-            await trio.lowlevel.checkpoint()
-            if self.gate is not None:
-                await self.gate.wait()
+            with trio.move_on_after(self.timeout_s) as scope:
+                await trio.lowlevel.checkpoint()
+                if self.gate is not None:
+                    await self.gate.wait()
         finally:
             self.under_way -= 1
+        if scope.cancelled_caught:
+            raise Unavailable("no answer in time")
 
 
 class ClosingHttp:
@@ -290,7 +290,7 @@ async def serving(
     settings = {"accept_rate": 0.0, **settings}
     websocket = WebSocket(bind="127.0.0.1:0", **settings)  # type: ignore[arg-type]
     wire = Wire(Poller(LOG), limits or Limits(), LOG)
-    logic = logic or PlayedLogic(publish_timeout_s=request_timeout_s)
+    logic = logic or PlayedLogic(timeout_s=request_timeout_s)
     rooms: Rooms[Connection] = Rooms(max_rooms)
     node = Node(
         logic=logic,
@@ -299,7 +299,6 @@ async def serving(
         origin=Origin(BOOT_ID, lambda: now),
         rules=rules or Rules(),
         refusals=Refusals(),
-        request_timeout_s=request_timeout_s,
         unix_now=lambda: now,
     )
     http = ClosingHttp()
