@@ -3,7 +3,8 @@
 Rules
 1. A record holds seconds as float (`_s`), sizes as int (`_bytes`), addresses as the text they came as.
 2. A duration is a string of Go's form ("1m30s", "250ms") or an integer of nanoseconds, as Go reads it.
-3. An address is HOST:PORT, [V6]:PORT, or :PORT for all addresses of the machine.
+3. An address is HOST:PORT, [V6]:PORT, or :PORT for all addresses of the machine.  A name with an empty label,
+   or one over 63 letters, is no host: the resolver would not say that it is unknown, but raise UnicodeError.
 """
 
 from __future__ import annotations
@@ -127,9 +128,30 @@ def split_address(text: str) -> Address:
         or not port.isascii()
         or int(port) > 65535
         or not _HOST.fullmatch(host)
+        or not _can_be_asked_for(host)
     ):
         raise ValueError('an address such as "127.0.0.1:8081", ":8081" or "[::1]:8081"')
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _can_be_asked_for(host: str) -> bool:
+    try:
+        host.encode("idna")  # as the resolver does first
+    except UnicodeError:
+        return False
+    return True
+
+
+def split_peer(text: str) -> Address:
+    """Return host (without brackets) and port of an address that is dialled: it needs both.
+
+    Raises:
+        ValueError: not such an address.
+    """
+    address = split_address(text)
+    if not address.host or not address.port:
+        raise ValueError('an address with a host and a port, such as "127.0.0.1:6000"')
+    return address
 
 
 def format_address(host: str, port: int) -> str:

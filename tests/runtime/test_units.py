@@ -15,6 +15,7 @@ from runtime.units import (
     parse_seconds,
     parse_size,
     split_address,
+    split_peer,
 )
 
 
@@ -121,11 +122,27 @@ def test_address_is_split(text: str, address: tuple[str, int]) -> None:
         "http://a:1",
         "h:-1",
         "h:٣",
+        "a..b:1",
+        ".a:1",
+        f"{'x' * 64}.example:1",
+        "a．．b:1",
+        f"{'é' * 60}:1",
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="an address such as"):
         split_address(text)
+
+
+@pytest.mark.parametrize("text", ["a.:1", f"{'x' * 63}.example:1", "nsqd_1:1", "é.example:1"])
+def test_what_a_resolver_takes_is_an_address(text: str) -> None:
+    assert split_peer(text) == (text.removesuffix(":1"), 1)
+
+
+@pytest.mark.parametrize("text", ["", ":6000", "host:0", "a..b:1", "host"])
+def test_what_cannot_be_dialled_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="an address"):
+        split_peer(text)
 
 
 def test_address_without_a_host_is_good_to_listen_on_and_not_to_dial() -> None:

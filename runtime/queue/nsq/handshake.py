@@ -11,7 +11,8 @@ import trio
 from runtime.queue.nsq import codec
 from runtime.queue.nsq.codec import Codec, Message
 from runtime.queue.nsq.errors import CommandRefused, ConnectionLost, NsqError, ProtocolError
-from runtime.queue.nsq.options import NsqOptions, split_address
+from runtime.queue.nsq.options import NsqOptions
+from runtime.units import split_peer
 
 USER_AGENT: Final = "roomcast"
 # How nsqd says that it does not like a value of IDENTIFY; it hangs up after it.
@@ -78,10 +79,10 @@ async def open_stream(address: str, options: NsqOptions) -> Opened:
 
 
 async def _open_stream(address: str, options: NsqOptions, buffering_ms: int) -> Opened:
-    host, port = split_address(address)
     try:
+        host, port = split_peer(address)
         stream: trio.abc.Stream = await trio.open_tcp_stream(host, port)
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # ValueError: no address, perhaps one that nsqlookupd has told
         raise ConnectionLost("unreachable", f"{address}: {exc}") from exc
     try:
         return await _agree(stream, host, options, buffering_ms)

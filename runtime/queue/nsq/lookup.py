@@ -13,7 +13,7 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from runtime.queue.nsq.options import split_address
+from runtime.units import format_address, split_peer
 
 _log: Final[FilteringBoundLogger] = structlog.get_logger("nsq")
 _QUESTION_DEADLINE_S: Final = 3.0
@@ -72,13 +72,13 @@ class Lookup:
                 self._silent.add(url)
             return None
         self._silent.discard(url)
-        addresses = (f"{node.broadcast_address}:{node.tcp_port}" for node in answer.producers)
+        addresses = (format_address(node.broadcast_address, node.tcp_port) for node in answer.producers)
         return frozenset(address for address in addresses if self._is_usable(address))
 
     def _is_usable(self, address: str) -> bool:
         """Say whether it is an address at all: what others have registered must not end the consumer."""
         try:
-            split_address(address)
+            split_peer(address)
         except ValueError:
             self.failures["bad-address"] += 1
             return False

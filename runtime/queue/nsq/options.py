@@ -12,21 +12,9 @@ from typing import Any, Final
 
 from runtime.sections import Nsqd
 from runtime.tls import client_context
+from runtime.units import split_peer
 
 DEFAULT_NSQD: Final = "127.0.0.1:4150"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of "host:port" or "[v6]:port".
-
-    Raises:
-        ValueError: there is no host, or no port between 1 and 65535.
-    """
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"not host:port: {address!r}")
-    return host, int(port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +74,7 @@ class NsqOptions:
             ValueError: a bad address, nobody to talk to, or limits that contradict each other.
         """
         for address in self.nsqd:
-            split_address(address)
+            split_peer(address)
         if not self.nsqd and not self.lookupd:
             raise ValueError("neither nsqd nor nsqlookupd addresses")
         if not 0 < self.max_message_bytes <= self.max_batch_bytes <= self.max_waiting_bytes:

@@ -63,10 +63,11 @@ async def test_dead_and_confused_lookupds_are_counted_and_others_believed() -> N
 
 
 async def test_nodes_without_a_usable_address_are_counted_and_left_out() -> None:
-    """One nsqd that had registered without an address once ended every consumer that asked."""
-    async with open_http(nodes(("", 4150), ("a", 0), ("b", -1), ("c", 70_000), ("::1", 5), ("d", 1))) as ask:
+    """One nsqd that had registered without an address, or by no name, once ended all that asked."""
+    unusable = (("", 4150), ("a", 0), ("b", -1), ("c", 70_000), ("nsqd-1..example", 1), ("x" * 64, 1))
+    async with open_http(nodes(*unusable, ("::1", 5), ("d", 1))) as ask:
         found, complete, failures = await first_answer(ask)
-    assert (found, complete, failures) == ({"::1:5", "d:1"}, True, {"bad-address": 4})
+    assert (found, complete, failures) == ({"[::1]:5", "d:1"}, True, {"bad-address": 6})
 
 
 async def hold(

@@ -7,29 +7,17 @@ from typing import Any
 import pytest
 
 from runtime.failures import SetupError
-from runtime.queue.nsq.options import NsqOptions, options_from, split_address
+from runtime.queue.nsq.options import NsqOptions, options_from
 from runtime.secret import Secret
 from runtime.sections import Nsqd
-
-
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [("127.0.0.1:4150", ("127.0.0.1", 4150)), ("nsqd:1", ("nsqd", 1)), ("[::1]:65535", ("::1", 65535))],
-)
-def test_address_is_split(address: str, parts: tuple[str, int]) -> None:
-    assert split_address(address) == parts
-
-
-@pytest.mark.parametrize("address", ["", "nsqd", ":4150", "nsqd:", "nsqd:0", "nsqd:65536", "nsqd:x"])
-def test_bad_address_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="not host:port"):
-        split_address(address)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"nsqd": ("nowhere",)},
+        {"nsqd": ("nsqd:0",)},
+        {"nsqd": (":4150",)},
         {"nsqd": ()},
         {"max_message_bytes": 0},
         {"max_batch_bytes": 100},
