@@ -107,7 +107,7 @@ async def serve(
                 sockets = open_sockets(settings.websocket)
                 address = format_address(*sockets[0].getsockname()[:2])
                 await clients.start(port.run, sockets, metrics)
-                advertised = registration.advertise_address or server.addresses[0]
+                advertised = registration.advertised(server.addresses[0])
                 async with discovery.announce(registration.service_name, advertised):
                     readiness.meet(CLIENTS)
                     log.info("serving", clients=address, grpc=server.addresses, admin=admin.address)

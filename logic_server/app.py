@@ -73,7 +73,7 @@ async def serve(
         async with trio.open_nursery() as links:
             server = await links.start(serve_with_health, service, SERVICE, registration.listen_address, tls)
             metrics.register("rpc", server.statistics, gauges=("in_flight", "connections"))
-            address = registration.advertise_address or server.addresses[0]
+            address = registration.advertised(server.addresses[0])
             async with discovery.announce(registration.service_name, address):
                 readiness.meet(LISTENING)
                 log.info("serving", grpc=server.addresses, admin=admin.address)

@@ -21,6 +21,7 @@ from runtime.units import (
     PositiveCount,
     PositiveDuration,
     Seconds,
+    format_address,
     split_address,
 )
 from schema.access import EVERY_ROOM
@@ -189,9 +190,15 @@ class Registration(Section, frozen=True):
     ttl_s: Seconds = 5.0
     advertise_address: OptionalPeer = msgspec.field(default="", name="advertiseAddr")
 
-    def advertised(self) -> str:
-        """Return the address that others dial."""
-        return self.advertise_address or self.listen_address
+    def advertised(self, served: str = "") -> str:
+        """Return the address that others dial, by the name that the settings say: certificates hold that one.
+
+        Args:
+            served: where gRPC is served, whose port is told where the settings leave it open (0).
+        """
+        address = self.advertise_address or self.listen_address
+        host, port = split_address(address)
+        return format_address(host, split_address(served).port) if served and not port else address
 
 
 class Nsqd(Section, frozen=True):

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import structlog
 import trio
+from structlog.testing import capture_logs
 
 from conn_server.app import Serving, logic_options, serve
 from conn_server.settings import ConnSettings, Rpc, Rules, Token, WebSocket
@@ -48,6 +49,7 @@ class Running:
     """A conn server that serves, and the queue behind the logic server it asks."""
 
     at: Serving
+    announced: str
     producer: FakeProducer
 
     @asynccontextmanager
@@ -68,17 +70,22 @@ class Running:
 
 
 @asynccontextmanager
-async def run_conn_server(producer: FakeProducer, **sections: Section) -> AsyncIterator[Running]:
+async def run_conn_server(
+    producer: FakeProducer, *, listen: str = LOOPBACK, **sections: Section
+) -> AsyncIterator[Running]:
     """Serve on loopback with these settings."""
     settings = msgspec.structs.replace(
         ConnSettings(),
         websocket=WebSocket(bind=LOOPBACK),
-        registration=Registration(service_name="room_conn", listen_address=LOOPBACK),
+        registration=Registration(service_name="room_conn", listen_address=listen),
         admin=Admin(bind=LOOPBACK),
         **sections,
     )
     async with trio.open_nursery() as nursery:
-        yield Running(await nursery.start(partial(serve, settings, Drain(5.0), LOG)), producer)
+        with capture_logs() as lines:
+            at = await nursery.start(partial(serve, settings, Drain(5.0), LOG))
+        (announced,) = [line["address"] for line in lines if "not announced" in line["event"]]
+        yield Running(at, announced, producer)
         nursery.cancel_scope.cancel()
 
 
@@ -140,6 +147,18 @@ async def test_tokens_can_be_checked_here_and_are_counted_without_any_logic_serv
             page = (await client.get(f"http://{conn.at.admin}/metrics")).text
     assert "roomcast_tokens_accepted_total 2.0" in page
     assert 'roomcast_tokens_refused_total{reason="segments"} 1.0' in page
+
+
+async def test_it_is_reached_by_the_name_it_announces_with_a_certificate_for_that_name_alone(
+    tmp_path: Path,
+) -> None:
+    files = make_certificates(tmp_path, server=("localhost",))
+    tls = PeerTls(**files.settings(), client_auth=True)
+    job = client_tls(ca=files.ca, certificate=files.client, key=files.client_key)
+    async with run_conn_server(FakeProducer(), listen="localhost:0", rpc=Rpc(logic=()), tls=tls) as conn:
+        assert conn.announced.startswith("localhost:")
+        async with open_channel(conn.announced, tls=job) as channel:
+            await ConnStub(channel).BroadcastRoom(pb.BroadcastRoomReq(roomID="lobby", data=pack([b"pushed"])))
 
 
 async def test_certificates_that_cannot_be_read_are_said_in_one_line_before_anything_is_opened(

@@ -76,6 +76,7 @@ class Running:
     nsqd: Daemon
     drain: Drain
     address: str
+    announced: str
     admin: str
     ended: trio.Event
 
@@ -104,14 +105,22 @@ class Running:
 
 @asynccontextmanager
 async def open_logic_server(
-    folder: Path, *, drain_s: float = 10.0, files: Certificates | None = None
+    folder: Path,
+    *,
+    drain_s: float = 10.0,
+    files: Certificates | None = None,
+    listen: str = "127.0.0.1:0",
 ) -> AsyncIterator[Running]:
     flags = Flags() if files is None else Flags(tls_cert=files.nsqd())
     async with open_nsqd("fake", folder / "nsqd", flags) as nsqd, trio.open_nursery() as nursery:
-        settings = msgspec.structs.replace(SETTINGS, nsq=Nsq(addresses=(nsqd.address,)))
+        settings = msgspec.structs.replace(
+            SETTINGS,
+            nsq=Nsq(addresses=(nsqd.address,)),
+            registration=Registration(service_name="room_logic", listen_address=listen),
+        )
         if files is not None:
             settings = msgspec.structs.replace(
-                SETTINGS,
+                settings,
                 nsq=Nsq(addresses=(nsqd.address,), tls=True, server_name="localhost", **files.settings()),
                 tls=ServerTls(**files.settings(), client_auth=True),
             )
@@ -124,7 +133,8 @@ async def open_logic_server(
         with capture_logs() as lines:
             address = await nursery.start(run)
         (serving,) = [line for line in lines if line["event"] == "serving"]
-        yield Running(nsqd, drain, address, serving["admin"], ended)
+        announced = next((line["address"] for line in lines if "not announced" in line["event"]), "")
+        yield Running(nsqd, drain, address, announced, serving["admin"], ended)
         nursery.cancel_scope.cancel()
 
 
@@ -165,6 +175,17 @@ async def test_conn_servers_and_nsqd_are_spoken_to_through_mutual_tls(tmp_path: 
     assert "\nroomcast_producer_stored_total 1.0\n" in text
     assert '\nroomcast_rpc_calls_total{method="/logic.Logic/Link",status="' in text
     assert '\nroomcast_rpc_failures_total{reason="tls handshake"} ' in text
+
+
+async def test_it_is_reached_by_the_name_it_announces_with_a_certificate_for_that_name_alone(
+    tmp_path: Path,
+) -> None:
+    files = make_certificates(tmp_path, server=("localhost",))
+    conn = client_tls(ca=files.ca, certificate=files.client, key=files.client_key)
+    async with open_logic_server(tmp_path, files=files, listen="localhost:0") as logic:
+        assert logic.announced.startswith("localhost:")
+        async with open_logic(FakePeers([logic.announced]), replace(OPTIONS, tls=conn)) as links:
+            await links.publish(message(1))
 
 
 async def test_certificates_that_cannot_be_read_are_said_in_one_line_before_anything_is_opened(

@@ -56,6 +56,26 @@ def test_advertised_address_is_the_bound_one_unless_said() -> None:
     assert behind_nat.advertised() == "chat.example:6000"
 
 
+@pytest.mark.parametrize(
+    ("listen", "advertise", "served", "told"),
+    [
+        ("conn-1.example:6000", "", "10.0.0.1:6000", "conn-1.example:6000"),
+        ("conn-1.example:0", "", "10.0.0.1:34567", "conn-1.example:34567"),
+        ("0.0.0.0:0", "", "0.0.0.0:34567", "0.0.0.0:34567"),
+        ("[::]:0", "", "[::]:34567", "[::]:34567"),
+        ("[::1]:6000", "", "[::1]:6000", "[::1]:6000"),
+        ("10.0.0.1:0", "conn-1.example:0", "10.0.0.1:34567", "conn-1.example:34567"),
+        ("10.0.0.1:0", "conn-1.example:16000", "10.0.0.1:34567", "conn-1.example:16000"),
+    ],
+)
+def test_advertised_host_is_the_one_of_the_settings(
+    listen: str, advertise: str, served: str, told: str
+) -> None:
+    """Resolved, it was no name that a certificate holds."""
+    registration = Registration(service_name="x", listen_address=listen, advertise_address=advertise)
+    assert registration.advertised(served) == told
+
+
 def test_key_is_given_as_it_is() -> None:
     assert TokenKey(secret=Secret(b"k")).require_key() == b"k"
 

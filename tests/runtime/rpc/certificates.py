@@ -34,13 +34,13 @@ class Certificates:
         return both
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path, *, server: tuple[str, ...] = ("localhost", "127.0.0.1")) -> Certificates:
     authority = trustme.CA()
     made = Certificates(*(folder / f"{name}.pem" for name in ("ca", "server", "skey", "client", "ckey")))
     authority.cert_pem.write_to_path(str(made.ca))
     for names, chain, key in (
-        (["localhost", "127.0.0.1"], made.server, made.server_key),
-        (["conn.example"], made.client, made.client_key),
+        (server, made.server, made.server_key),
+        (("conn.example",), made.client, made.client_key),
     ):
         issued = authority.issue_cert(*names)
         issued.cert_chain_pems[0].write_to_path(str(chain))
