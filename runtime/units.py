@@ -182,6 +182,17 @@ def parse_peer(value: object) -> str:
     return text
 
 
+def parse_dialled(value: object) -> str:
+    """Return the text of an address to dial: it needs a host and a port.
+
+    Raises:
+        ValueError: not such an address.
+    """
+    text = value if isinstance(value, str) else ""
+    split_peer(text)
+    return text
+
+
 def parse_peers(value: object) -> tuple[str, ...]:
     """Return the texts of addresses to dial: an array, or one string with commas.
 
@@ -190,7 +201,7 @@ def parse_peers(value: object) -> tuple[str, ...]:
     """
     texts = value.split(",") if isinstance(value, str) else value
     if isinstance(texts, list | tuple):
-        return tuple(parse_peer(text.strip() if isinstance(text, str) else text) for text in texts)
+        return tuple(parse_dialled(text.strip() if isinstance(text, str) else text) for text in texts)
     raise ValueError('addresses such as ["127.0.0.1:2379"]')
 
 

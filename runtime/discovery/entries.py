@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runtime.units import parse_peer
+from runtime.units import parse_dialled
 from schema.names import service_key
 
 
@@ -34,10 +34,10 @@ def entry(service: str, address: str) -> tuple[bytes, bytes]:
 def read_entry(prefix: bytes, key: bytes, value: bytes) -> tuple[str | None, str | None]:
     """Return the address that is announced, and what was unreadable: `value`, or `key` if both were."""
     try:
-        return parse_peer(msgspec.json.decode(value, type=_Entry).addr), None
+        return parse_dialled(msgspec.json.decode(value, type=_Entry).addr), None
     except ValueError:  # msgspec's are, too
         pass
     try:
-        return parse_peer(key.removeprefix(prefix).decode()), "value"
+        return parse_dialled(key.removeprefix(prefix).decode()), "value"
     except ValueError:
         return None, "key"

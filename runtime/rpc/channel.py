@@ -13,16 +13,16 @@ import trio
 from grpclib.client import Handler
 from structlog.typing import FilteringBoundLogger
 
-from runtime.rpc.address import split_address
 from runtime.rpc.calls import CallSource
 from runtime.rpc.errors import unavailable
 from runtime.rpc.limits import RpcLimits
 from runtime.rpc.link import Link
 from runtime.rpc.statistics import RpcStatistics
 from runtime.rpc.transport import bound_silence
+from runtime.units import split_peer
 
 _log: Final[FilteringBoundLogger] = structlog.get_logger("rpc")
-# UnicodeError: a host, perhaps one that discovery has told, that is no name at all.
+# UnicodeError: a server name that is none.
 _FAILURES: Final = (OSError, UnicodeError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError)
 
 
@@ -67,7 +67,7 @@ class Channel(CallSource):
     ) -> None:
         super().__init__(limits)
         self.address = address
-        self._host, self._port = split_address(address)
+        self._host, self._port = split_peer(address)
         self._tls = tls
         self._server_name = server_name or self._host
         self._backoff = Backoff(limits.backoff_s, limits.backoff_cap_s, random.Random())  # noqa: S311

@@ -18,12 +18,12 @@ import trio
 from grpclib import const
 from structlog.typing import FilteringBoundLogger
 
-from runtime.rpc.address import join_address, split_address
 from runtime.rpc.handling import CallHandler
 from runtime.rpc.limits import RpcLimits
 from runtime.rpc.link import Link
 from runtime.rpc.statistics import Counters, RpcStatistics
 from runtime.rpc.transport import bound_silence
+from runtime.units import format_address, parse_peer, split_address
 
 _log: Final[FilteringBoundLogger] = structlog.get_logger("rpc")
 
@@ -74,7 +74,7 @@ class RpcServer:
         task_status: trio.TaskStatus[RpcServer],
     ) -> None:
         """Serve until drained or cancelled; `serve_rpc` for everybody else."""
-        self.addresses = tuple(join_address(*each.socket.getsockname()[:2]) for each in listeners)
+        self.addresses = tuple(format_address(*each.socket.getsockname()[:2]) for each in listeners)
         async with trio.open_nursery() as connections:
             accepting = trio.CancelScope()
             connections.start_soon(self._accept, listeners, tls, accepting, connections)
@@ -151,7 +151,7 @@ async def open_listeners(address: str) -> list[trio.SocketListener]:
         OSError: the address is taken, or not ours.
         ValueError: it is no address.
     """
-    host, port = split_address(address)
+    host, port = split_address(parse_peer(address))
     return await trio.open_tcp_listeners(port, host=host)
 
 

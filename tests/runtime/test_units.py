@@ -156,7 +156,7 @@ def test_addresses_are_an_array_or_text_with_commas(value: object) -> None:
     assert parse_peers(value) == ("a:1", "b:2")
 
 
-@pytest.mark.parametrize("value", [5, ["a"], [1], "a:1,"])
+@pytest.mark.parametrize("value", [5, ["a"], [1], "a:1,", [":1"], ["a:0"], ["a..b:1"]])
 def test_what_are_no_addresses_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="address"):
         parse_peers(value)

@@ -27,6 +27,8 @@ def test_key_and_value_are_the_go_systems_to_the_byte() -> None:
         (b"a:1", b'{"addr":5}', "a:1", "value"),
         (b"a:1", b'{"addr":""}', "a:1", "value"),
         (b"a:1", b'{"addr":":6000"}', "a:1", "value"),
+        (b"a:1", b'{"addr":"b:0"}', "a:1", "value"),
+        (b"a:1", b'{"addr":"b..c:6000"}', "a:1", "value"),
         (b"a:1", b'{"addr":"\xff:1"}', "a:1", "value"),
         (b"", b"", None, "key"),
         (b"a", b"{}", None, "key"),

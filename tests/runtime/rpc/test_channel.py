@@ -90,8 +90,10 @@ async def test_nobody_there_is_unavailable_after_a_bounded_wait() -> None:
     assert limits.ready_s * 0.9 < trio.current_time() - began < limits.ready_s + 5
 
 
-async def test_host_that_is_no_name_is_unavailable_and_ends_nothing() -> None:
-    assert await failing_status("a..b:1", replace(LIMITS, ready_s=0.2)) is Status.UNAVAILABLE
+@pytest.mark.parametrize("address", ["nonsense", "a..b:1", ":1", "127.0.0.1:0"])
+async def test_what_is_no_address_is_refused_before_anything_is_dialled(address: str) -> None:
+    with pytest.raises(ValueError, match="an address"):
+        await failing_status(address, LIMITS)
 
 
 async def test_call_deadline_counts_while_connecting() -> None:
