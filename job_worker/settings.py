@@ -23,7 +23,7 @@ from runtime.sections import (
 )
 from runtime.units import Peers, PositiveCount, PositiveDuration, Size
 from schema.batch import HEAD_BYTES
-from schema.names import CHANNEL, CONN_SERVICE, JOB_SERVICE
+from schema.names import CHANNEL, CONN_SERVICE, JOB_SERVICE, queue_name_problem
 
 ITEM_BYTES: Final = 256
 """Who said one record of a batch, when, and its identity, generously."""
@@ -73,7 +73,7 @@ class Nsq(Nsqd, frozen=True):
         msg_timeout_s: how long nsqd waits for the answer to one.
     """
 
-    channel: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = CHANNEL
+    channel: str = CHANNEL
     lookupd: Peers = ()
     max_in_flight: PositiveCount = 2500
     msg_timeout_s: PositiveDuration = 10.0
@@ -87,6 +87,10 @@ class Nsq(Nsqd, frozen=True):
         Nsqd.__post_init__(self)
         if self.msg_timeout_s < 1:
             raise ValueError("msgTimeout: must be 1s at least")
+        if problem := queue_name_problem(self.channel):
+            raise ValueError(f"channel: {problem}")
+        if not self.addresses and not self.lookupd:
+            raise ValueError("addr: needs one nsqd at least, or lookupd an nsqlookupd that knows some")
 
 
 class Lane(Section, frozen=True):

@@ -29,6 +29,16 @@ class Nsq(Nsqd, frozen=True):
 
     publish_timeout_s: PositiveDuration = 5.0
 
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself, and what nothing could be published to.
+
+        Raises:
+            ValueError: the text begins with the key.
+        """
+        Nsqd.__post_init__(self)
+        if not self.addresses:
+            raise ValueError("addr: needs one nsqd at least")
+
 
 class Rules(RuleLimits, frozen=True):
     """`[rules]`: what one user may do, on all connections of this logic server together.

@@ -18,6 +18,9 @@ _OPERATORS_ERRNO: Final = frozenset(
         errno.ENOTDIR,
         errno.EPERM,
         errno.EROFS,
+        # Of getaddrinfo, by their numbers in Linux, as `socket` is nothing for a pure module: EAI_NONAME,
+        # EAI_AGAIN, EAI_NODATA, EAI_ADDRFAMILY.  A name that a setting says is not known, or not just now.
+        *(-2, -3, -5, -9),
     }
 )
 
@@ -30,13 +33,15 @@ class SetupError(Exception):
 def setting_up(what: str) -> Iterator[None]:
     """Turn an operator's OSError into a `SetupError` that begins with `what`, such as "client port :8081".
 
+    EINVAL is one here, where it is an address that says too little (link-local without its interface).
+
     Raises:
         SetupError: instead of the OSError.
     """
     try:
         yield
     except OSError as exc:
-        if exc.errno not in _OPERATORS_ERRNO:
+        if exc.errno not in _OPERATORS_ERRNO and exc.errno != errno.EINVAL:
             raise
         raise SetupError(f"{what}: {exc.strerror}") from exc
 

@@ -24,6 +24,15 @@ class Secret:
         """Return the secret itself."""
         return self.__value
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is UTF-8."""
+        try:
+            self.__value.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
     def __len__(self) -> int:
         return len(self.__value)
 

@@ -22,10 +22,11 @@ from runtime.units import (
     PositiveDuration,
     Seconds,
     format_address,
+    is_host,
     split_address,
 )
 from schema.access import EVERY_ROOM
-from schema.names import TOPIC
+from schema.names import TOPIC, queue_name_problem, topic_of
 
 ADMIN_PORT_OFFSET = 1000
 
@@ -151,6 +152,7 @@ class ClientTls(Tls, frozen=True):
     def __post_init__(self) -> None:
         """Refuse what would protect nothing."""
         Tls.__post_init__(self)
+        _refuse_no_name(self.server_name)
         if self.server_name and not self.is_on:
             raise ValueError("serverName: needs caFile, which turns TLS on")
 
@@ -173,6 +175,11 @@ class PeerTls(ClientTls, frozen=True):
 def _refuse_half(cert_file: str, key_file: str) -> None:
     if bool(cert_file) != bool(key_file):
         raise ValueError("certFile and keyFile: one needs the other")
+
+
+def _refuse_no_name(server_name: str) -> None:
+    if not is_host(server_name):
+        raise ValueError(f"serverName: no name of a host: {server_name!r}")
 
 
 def _refuse_unserved(cert_file: str, ca_file: str, *, client_auth: bool) -> None:
@@ -229,6 +236,11 @@ class Nsqd(Section, frozen=True):
             ValueError: the text begins with the key.
         """
         _refuse_half(self.cert_file, self.key_file)
+        _refuse_no_name(self.server_name)
+        if problem := queue_name_problem(topic_of(self.topic, self.partitions - 1, self.partitions)):
+            raise ValueError(f"topic: {problem}")
+        if self.auth_secret is not None and not self.auth_secret.is_text:
+            raise ValueError("authSecret: nsq_auth_secret must be UTF-8")
         if not self.tls and (self.ca_file or self.cert_file or self.server_name):
             raise ValueError("tls: must be true where caFile, certFile or serverName is given")
 

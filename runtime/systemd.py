@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import trio
@@ -70,8 +70,8 @@ class Notifier:
 def open_notifier(environ: Mapping[str, str]) -> Iterator[Notifier]:
     """Open the way to systemd's notification socket, `$NOTIFY_SOCKET`; `@` begins an abstract name.
 
-    Raises:
-        OSError: there is such a variable and no such socket.
+    Where nobody listens there, messages are dropped: a variable that was left over from somewhere, as in a
+    shell or a container, is no reason not to start.
     """
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -79,7 +79,8 @@ def open_notifier(environ: Mapping[str, str]) -> Iterator[Notifier]:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(0)
-        sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        with suppress(OSError):  # what is not connected drops all that it is told to send
+            sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
         yield Notifier(sock)
 
 

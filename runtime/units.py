@@ -128,15 +128,16 @@ def split_address(text: str) -> Address:
         or not port.isascii()
         or int(port) > 65535
         or not _HOST.fullmatch(host)
-        or not _can_be_asked_for(host)
+        or not is_host(host)
     ):
         raise ValueError('an address such as "127.0.0.1:8081", ":8081" or "[::1]:8081"')
     return Address(host.removeprefix("[").removesuffix("]"), int(port))
 
 
-def _can_be_asked_for(host: str) -> bool:
+def is_host(text: str) -> bool:
+    """Say whether a resolver, or TLS, can be asked for `text`; empty is no question."""
     try:
-        host.encode("idna")  # as the resolver does first
+        text.encode("idna")  # as both do first
     except UnicodeError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from zlib import crc32
 
@@ -12,6 +13,7 @@ LOGIC_SERVICE: Final = "room_logic"
 JOB_SERVICE: Final = "room_job"
 
 MAX_ROOM_BYTES: Final = 128
+_QUEUE_NAME: Final = re.compile(r"(?=.{1,64}\Z)[.a-zA-Z0-9_-]+(#ephemeral)?\Z")
 
 
 def service_key(service: str, address: str) -> str:
@@ -27,6 +29,13 @@ def partition(room: str, partitions: int) -> int:
 def topic_of(topic: str, number: int, partitions: int) -> str:
     """Return the queue topic of a partition: the bare name as long as there is only one."""
     return topic if partitions == 1 else f"{topic}.{number}"
+
+
+def queue_name_problem(name: str) -> str | None:
+    """Say why `name` cannot be a topic or a channel of NSQ, or return None if it can."""
+    if _QUEUE_NAME.match(name):
+        return None
+    return f"not 1 to 64 of letters, digits, '.', '_', '-' (and #ephemeral): {name!r}"
 
 
 def room_problem(room: str) -> str | None:

@@ -218,19 +218,23 @@ class Gateway:
         self, endpoint: str, path: str, body: Mapping[str, Any]
     ) -> AsyncIterator[tuple[int, AsyncGenerator[bytes, None]]]:
         """Ask, and give the status and what follows, in pieces."""
-        request = self._client.build_request(
-            "POST",
-            f"{endpoint}/v3/{path}",
-            content=msgspec.json.encode(body),
-            headers={"Authorization": self._token} if self._token else {},
-            extensions={"trace": HandshakeGuard()},
-        )
         try:
+            request = self._client.build_request(
+                "POST",
+                f"{endpoint}/v3/{path}",
+                content=msgspec.json.encode(body),
+                headers={"Authorization": self._token} if self._token else {},
+                extensions={"trace": HandshakeGuard()},
+            )
             with trio.fail_after(self._answer_s):
                 response = await self._client.send(request, stream=True)
         except trio.TooSlowError:
             raise EtcdError("deadline", f"{endpoint}: no answer within {self._answer_s} s") from None
-        except httpx2.HTTPError as exc:
+        except (
+            httpx2.HTTPError,
+            httpx2.InvalidURL,
+            UnicodeError,
+        ) as exc:  # the last two: a host that is none
             raise EtcdError("connection", f"{endpoint}: {str(exc) or type(exc).__name__}") from exc
         chunks = _pieces(response)
         try:

@@ -11,12 +11,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import trio
 
@@ -29,6 +27,7 @@ from runtime.queue.memory_consumer import (
 )
 from runtime.queue.memory_store import Channel, Store
 from schema.access import Unavailable
+from schema.names import queue_name_problem
 
 __all__ = [
     "Faults",
@@ -39,8 +38,6 @@ __all__ = [
     "MemoryQueue",
     "MemoryStatistics",
 ]
-
-_NAME: Final = re.compile(r"(?=.{1,64}\Z)[.a-zA-Z0-9_-]+(#ephemeral)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,5 +234,5 @@ class MemoryQueue:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.match(name):
-        raise ValueError(f"not 1 to 64 of letters, digits, '.', '_', '-' (and #ephemeral): {name!r}")
+    if problem := queue_name_problem(name):
+        raise ValueError(problem)

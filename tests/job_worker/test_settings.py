@@ -79,6 +79,8 @@ def test_batch_of_many_small_messages_is_taken() -> None:
         ({"tls.keyFile": "b.pem"}, "tls.certFile and keyFile: one needs the other"),
         ({"tls.clientAuth": True}, "tls.clientAuth is not a setting"),  # it is dialled by nobody
         ({"nsq.serverName": "nsqd.example"}, "nsq.tls: must be true where caFile"),
+        ({"nsq.serverName": "nsqd..example", "nsq.tls": True}, "nsq.serverName: no name of a host"),
+        ({"tls.serverName": ".example", "tls.caFile": "a.pem"}, "tls.serverName: no name of a host"),
         ({"nsq.tls": True, "nsq.msgTimeout": "500ms"}, "nsq.msgTimeout: must be 1s at least"),
     ],
 )
@@ -86,3 +88,31 @@ def test_contradictions_about_tls_are_refused(given: dict[str, object], message:
     with pytest.raises(SettingsError) as caught:
         load(JobSettings, None, {}, given)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nsq.addr": []}, "nsq.addr: needs one nsqd at least"),
+        ({"nsq.addr": ["127.0.0.1:0"]}, "nsq.addr: expected an address with a host and a port"),
+        ({"nsq.addr": ["a..b:4150"]}, "nsq.addr: expected an address such as"),
+        ({"etcd.addrs": ["a..b:2379"]}, "etcd.addrs: expected an address such as"),
+        ({"srv.listenAddr": "a..b:6001"}, "srv.listenAddr: expected an address such as"),
+        ({"nsq.topic": "a b"}, "nsq.topic: not 1 to 64 of letters"),
+        ({"nsq.topic": "x" * 63, "nsq.partitions": 11}, "nsq.topic: not 1 to 64 of letters"),
+        ({"nsq.topic": "t#ephemeral", "nsq.partitions": 2}, "nsq.topic: not 1 to 64 of letters"),
+        ({"nsq.channel": "a b"}, "nsq.channel: not 1 to 64 of letters"),
+        ({"nsq.channel": ""}, "nsq.channel: not 1 to 64 of letters"),
+        ({"nsq.lookupd": ["nsqlookupd:0"]}, "nsq.lookupd: expected an address with a host and a port"),
+    ],
+)
+def test_queue_that_could_not_be_reached_is_refused(given: dict[str, object], message: str) -> None:
+    """Each of these once ended in a traceback, or in a service that ran and did nothing."""
+    with pytest.raises(SettingsError) as caught:
+        load(JobSettings, None, {}, given)
+    assert message in str(caught.value)
+
+
+def test_nsqlookupd_is_enough_to_find_a_queue() -> None:
+    given: dict[str, object] = {"nsq.addr": [], "nsq.lookupd": ["nsqlookupd:4161"]}
+    assert load(JobSettings, None, {}, given).settings.nsq.lookupd == ("nsqlookupd:4161",)

@@ -55,6 +55,33 @@ def test_contradictions_about_tls_are_refused(given: dict[str, object], message:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nsq.addr": []}, "nsq.addr: needs one nsqd at least"),
+        ({"nsq.addr": ["127.0.0.1:0"]}, "nsq.addr: expected an address with a host and a port"),
+        ({"nsq.addr": ["a..b:4150"]}, "nsq.addr: expected an address such as"),
+        ({"etcd.addrs": ["a..b:2379"]}, "etcd.addrs: expected an address such as"),
+        ({"srv.listenAddr": "a..b:6001"}, "srv.listenAddr: expected an address such as"),
+        ({"nsq.topic": "a b"}, "nsq.topic: not 1 to 64 of letters"),
+        ({"nsq.topic": "x" * 63, "nsq.partitions": 11}, "nsq.topic: not 1 to 64 of letters"),
+        ({"nsq.topic": "t#ephemeral", "nsq.partitions": 2}, "nsq.topic: not 1 to 64 of letters"),
+    ],
+)
+def test_queue_that_could_not_be_reached_is_refused(given: dict[str, object], message: str) -> None:
+    """Each of these once ended in a traceback, or in a service that ran and did nothing."""
+    with pytest.raises(SettingsError) as caught:
+        load(LogicSettings, None, {}, given)
+    assert message in str(caught.value)
+
+
+def test_secret_for_nsqd_is_text(tmp_path: Path) -> None:
+    (tmp_path / "nsq_auth_secret").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"nsq\.authSecret: nsq_auth_secret must be UTF-8") as caught:
+        load(LogicSettings, None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert "xff" not in str(caught.value)
+
+
 def test_unknown_section_is_refused() -> None:
     with pytest.raises(SettingsError, match="did you mean"):
         load(LogicSettings, None, {}, {"nsqd.addr": "a:1"})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 import pytest
 
@@ -18,6 +19,24 @@ def test_address_in_use_becomes_one_line_that_says_what_of() -> None:
 def test_other_os_errors_are_left_alone() -> None:
     with pytest.raises(OSError, match="Too many open files"), setting_up("client port"):
         raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("name", ["nosuch.invalid", "fe80::1%nosuch"])
+def test_name_that_is_not_known_is_the_operators(name: str) -> None:
+    with pytest.raises(SetupError, match=r"^gRPC port x:1: .+$"), setting_up("gRPC port x:1"):
+        socket.getaddrinfo(name, 1)
+    with pytest.raises(socket.gaierror) as caught:
+        socket.getaddrinfo(name, 1)
+    assert setup_problems(caught.value) == [caught.value.strerror]
+
+
+def test_address_that_says_too_little_is_one_where_an_address_is_told() -> None:
+    with (
+        pytest.raises(SetupError, match=r"^admin port \[fe80::1\]:1: Invalid argument$"),
+        setting_up("admin port [fe80::1]:1"),
+    ):
+        raise OSError(errno.EINVAL, "Invalid argument")
+    assert setup_problems(OSError(errno.EINVAL, "Invalid argument")) is None
 
 
 def test_problems_are_found_in_groups_of_groups_and_said_once() -> None:

@@ -27,6 +27,11 @@ def test_secret_hides_in_every_text(shown: str) -> None:
     assert "***" in shown
 
 
+def test_secret_says_whether_it_is_text() -> None:
+    assert Secret("schlüssel".encode()).is_text
+    assert not Secret(b"\xff").is_text
+
+
 def test_secret_hides_in_a_structure_around_it() -> None:
     class Holder(msgspec.Struct):
         secret: Secret

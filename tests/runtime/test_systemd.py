@@ -54,6 +54,16 @@ def test_without_a_service_manager_nothing_happens(environ: dict[str, str]) -> N
         assert notifier.statistics() == {"sent": 0, "dropped": 0}
 
 
+@pytest.mark.parametrize("missing", ["nobody", "stale"])
+def test_service_starts_where_nobody_listens_and_messages_are_counted(tmp_path: Path, missing: str) -> None:
+    """A variable left over from a shell or a container once ended the start in a traceback."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stale:
+        stale.bind(str(tmp_path / "stale"))
+    with open_notifier({"NOTIFY_SOCKET": str(tmp_path / missing)}) as notifier:
+        notifier.ready()
+        assert notifier.statistics() == {"sent": 0, "dropped": 1}
+
+
 def test_service_manager_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
     name = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from schema.names import MAX_ROOM_BYTES, TOPIC, partition, room_problem, service_key, topic_of
+from schema.names import (
+    MAX_ROOM_BYTES,
+    TOPIC,
+    partition,
+    queue_name_problem,
+    room_problem,
+    service_key,
+    topic_of,
+)
 from tests.vectors import Vector, each
 
 
@@ -30,6 +38,18 @@ def test_any_room_has_a_partition(room: str, partitions: int) -> None:
 def test_topic_has_a_number_only_where_there_are_several() -> None:
     assert topic_of(TOPIC, 0, 1) == "chat_room"
     assert [topic_of(TOPIC, number, 2) for number in range(2)] == ["chat_room.0", "chat_room.1"]
+
+
+@pytest.mark.parametrize("name", ["t", "chat_room.7", "a-b_c.D9", "t#ephemeral", "x" * 64])
+def test_name_that_nsqd_takes_is_fine(name: str) -> None:
+    assert queue_name_problem(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a/b", "räume", "x" * 65, "x" * 55 + "#ephemeral", "t#other", "t\n"]
+)
+def test_name_that_nsqd_refuses_is_a_problem(name: str) -> None:
+    assert queue_name_problem(name) is not None
 
 
 @pytest.mark.parametrize("room", ["a", "大厅 🎉", "a b", "x" * MAX_ROOM_BYTES, "é" * 64, "\u200b", "../room"])

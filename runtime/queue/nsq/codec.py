@@ -16,7 +16,6 @@ Rules, each from a defect of nsqd or of the codec:
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ansq.tcp.protocol import Reader
 from ansq.tcp.types import NSQCommands, NSQErrorSchema, NSQMessageSchema
 
 from runtime.queue.nsq.errors import CommandRefused, ProtocolError
+from schema.names import queue_name_problem
 
 MAGIC: Final = b"  V2"
 HEARTBEAT: Final = b"_heartbeat_"
@@ -39,7 +39,8 @@ MAX_FRAME_BYTES: Final = 16 << 20
 MPUB_BYTES: Final = 4
 BODY_BYTES: Final = 4
 
-_NAME: Final = re.compile(r"(?=.{1,64}\Z)[.a-zA-Z0-9_-]+(#ephemeral)?\Z")
+name_problem: Final = queue_name_problem
+
 _SIZE: Final = struct.Struct(">i")
 _TYPE_BYTES: Final = 4
 # ansq copies what is left in its buffer after each frame: a small buffer makes that cheap.
@@ -108,13 +109,6 @@ class Codec:
         if isinstance(frame, NSQErrorSchema):
             return CommandRefused(frame.code, frame.body.decode(errors="replace"))
         return Reply(frame.body)
-
-
-def name_problem(name: str) -> str | None:
-    """Say why `name` cannot be a topic or a channel, or return None if it can."""
-    if _NAME.match(name):
-        return None
-    return f"not 1 to 64 of letters, digits, '.', '_', '-' (and #ephemeral): {name!r}"
 
 
 def body_problem(body: bytes, max_message_bytes: int) -> str | None:

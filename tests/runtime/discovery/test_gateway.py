@@ -292,3 +292,12 @@ async def test_broken_watch_and_compaction_end_it(etcd: FakeEtcd, autojump_clock
         with pytest.raises(EtcdError, match="begins at revision 2"):
             await watch_on(gateway, [])
         assert gateway.failures == {"connection": 1, "compacted": 1}
+
+
+@pytest.mark.parametrize("host", ["etcd..example", "x" * 70, "a\x01b"])
+async def test_endpoint_whose_host_is_none_is_passed_over(host: str) -> None:
+    """The resolver's UnicodeError once ended the process."""
+    async with open_gateway((f"{host}:1",), answer_s=2.0) as gateway:
+        with pytest.raises(EtcdError, match="http://"):
+            await gateway.list_prefix(b"/s/")
+        assert gateway.failures == {"connection": 1}

@@ -111,18 +111,6 @@ def test_nothing_but_a_protocol_error_comes_from_garbage(garbage: bytes) -> None
         list(Codec().frames(garbage))
 
 
-@pytest.mark.parametrize("name", ["t", "chat_room.7", "a-b_c.D9", "t#ephemeral", "x" * 64])
-def test_name_that_nsqd_takes_is_fine(name: str) -> None:
-    assert codec.name_problem(name) is None
-
-
-@pytest.mark.parametrize(
-    "name", ["", "a b", "a/b", "räume", "x" * 65, "x" * 55 + "#ephemeral", "t#other", "t\n"]
-)
-def test_name_that_nsqd_refuses_is_a_problem(name: str) -> None:
-    assert codec.name_problem(name) is not None
-
-
 def test_body_is_bounded_and_never_empty() -> None:
     assert codec.body_problem(b"xx", 2) is None
     assert codec.body_problem(b"", 2) is not None
