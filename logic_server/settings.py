@@ -19,8 +19,9 @@ from runtime.sections import (
     ServiceSettings,
     TokenKey,
 )
-from runtime.units import PositiveDuration, Size
+from runtime.units import PositiveDuration, Size, format_size
 from schema.envelope import MAX_DATA_BYTES
+from schema.message import ENVELOPE_BYTES, MAX_BODY_BYTES
 from schema.names import LOGIC_SERVICE
 
 
@@ -48,6 +49,18 @@ class Rules(RuleLimits, frozen=True):
     """
 
     max_data_bytes: Size = MAX_DATA_BYTES
+
+    def __post_init__(self) -> None:
+        """Refuse what the queue would refuse, each time.
+
+        Raises:
+            ValueError: the text begins with the key.
+        """
+        if self.max_data_bytes > MAX_BODY_BYTES - ENVELOPE_BYTES:
+            raise ValueError(
+                f"maxData: must be {ENVELOPE_BYTES} bytes under {format_size(MAX_BODY_BYTES)} at least, "
+                "which is what the queue takes"
+            )
 
 
 class LogicSettings(ServiceSettings, frozen=True):

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from schema.access import NO_ROOM_OR_DATA
 from schema.proto.conn_pb2 import BroadcastRoomReq, Item as ItemPb
+
+MAX_BODY_BYTES: Final = 1 << 20
+"""The largest body that a queue takes: nsqd's --max-msg-size where nobody has said otherwise, and nsqd does
+not tell."""
+ENVELOPE_BYTES: Final = 512
+"""What a body carries around the data of a message, generously: room name, sender, identity."""
 
 
 class Level(IntEnum):

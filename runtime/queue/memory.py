@@ -27,6 +27,7 @@ from runtime.queue.memory_consumer import (
 )
 from runtime.queue.memory_store import Channel, Store
 from schema.access import Unavailable
+from schema.message import MAX_BODY_BYTES
 from schema.names import queue_name_problem
 
 __all__ = [
@@ -100,7 +101,7 @@ class MemoryQueue:
         *,
         max_messages: int = 100_000,
         max_bytes: int = 64 << 20,
-        max_message_bytes: int = 1 << 20,
+        max_message_bytes: int = MAX_BODY_BYTES,
         msg_timeout_s: float = 10.0,
         drain_deadline_s: float = 4.0,
         faults: Faults = NO_FAULTS,

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from logic_server.settings import LogicSettings
+from runtime.queue.nsq import NsqOptions
 from runtime.sections import Etcd
 from runtime.settings import SettingsError, describe, load
+from schema.message import ENVELOPE_BYTES, MAX_BODY_BYTES, Level, Message
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "examples" / "logic.toml"
@@ -73,6 +75,16 @@ def test_queue_that_could_not_be_reached_is_refused(given: dict[str, object], me
     with pytest.raises(SettingsError) as caught:
         load(LogicSettings, None, {}, given)
     assert message in str(caught.value)
+
+
+def test_message_over_what_the_queue_takes_is_refused_at_the_start_not_one_by_one() -> None:
+    most = MAX_BODY_BYTES - ENVELOPE_BYTES
+    assert load(LogicSettings, None, {}, {"rules.maxData": most}).settings.rules.max_data_bytes == most
+    largest = Message("r" * 128, Level.IMPORTANT, b"x" * most, 2**64 - 1, 2**63 - 1, "9" * 20, 2**62)
+    assert len(largest.encode()) <= NsqOptions().max_message_bytes
+    for much in (most + 1, "2MiB"):
+        with pytest.raises(SettingsError, match=r"rules\.maxData: must be 512 bytes under 1MiB at least"):
+            load(LogicSettings, None, {}, {"rules.maxData": much})
 
 
 def test_secret_for_nsqd_is_text(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from runtime.sections import Nsqd
 from runtime.tls import client_context
 from runtime.units import split_peer
+from schema.message import MAX_BODY_BYTES
 
 DEFAULT_NSQD: Final = "127.0.0.1:4150"
 
@@ -54,7 +55,7 @@ class NsqOptions:
     msg_timeout_s: float = 10.0
     heartbeat_s: float = 5.0
     output_buffering_ms: tuple[int, ...] = (1, 25)
-    max_message_bytes: int = 1 << 20
+    max_message_bytes: int = MAX_BODY_BYTES
     max_batch_bytes: int = 2 << 20
     max_waiting_bytes: int = 16 << 20
     max_unsent_bytes: int = 8 << 20
