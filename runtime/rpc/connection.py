@@ -19,6 +19,7 @@ from h2.events import (
     ConnectionTerminated,
     Event,
     RemoteSettingsChanged,
+    ResponseReceived,
     StreamReset,
 )
 from h2.settings import SettingCodes
@@ -88,6 +89,7 @@ class Connection(protocol.Connection):
         limits: bounds of messages and windows.
         takes_calls: whether new calls may be opened (client).
         retired: set once it takes no new calls.
+        answered: the peer has begun to answer a call (client).
     """
 
     def __init__(self, http2: Http2, transport: Transport, limits: RpcLimits) -> None:
@@ -99,6 +101,7 @@ class Connection(protocol.Connection):
         self.limits = limits
         self.takes_calls = True
         self.retired = trio.Event()
+        self.answered = False
         self.write_ready = Flag(up=True)  # type: ignore[assignment]
         self.stream_close_waiter = Flag()  # type: ignore[assignment]
         self.pong = Flag()
@@ -209,6 +212,11 @@ class Events(protocol.EventsProcessor):
         super().process_remote_settings_changed(event)
         self.connection.stream_close_waiter.set()
         self._on_settings()
+
+    def process_response_received(self, event: ResponseReceived) -> None:
+        """Give a call the head of its answer."""
+        self.connection.answered = True
+        super().process_response_received(event)
 
     def process_stream_reset(self, event: StreamReset) -> None:
         """End the call with what the reset means."""

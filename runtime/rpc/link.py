@@ -44,7 +44,7 @@ class Link(protocol.H2Protocol):
     Attributes:
         nursery: of the incoming calls.
         settled: set once the peer has sent its settings: only then are its limits known.
-        proved: the peer has answered something, so the next attempt to connect need not wait.
+        proved: the peer has been there, so the next attempt to connect need not wait.
         too_many_pings: the peer wants to be pinged less often.
         why: what ended it, as far as is known.
     """
@@ -74,13 +74,17 @@ class Link(protocol.H2Protocol):
         self._counters = counters
         self._client_side = client_side
         self._keepalive_s = keepalive_s
-        self._last_received = trio.current_time()
+        self._began = self._last_received = trio.current_time()
         self._reading = trio.CancelScope()
 
     @property
     def proved(self) -> bool:
-        """Whether the peer has answered a call."""
-        return self._client_side and self.connection.streams_succeeded > 0
+        """Whether the peer has begun to answer a call, or stayed longer than the longest pause.
+
+        Not whether a call has ended: there are connections that carry a single one for days.
+        """
+        lived_s = trio.current_time() - self._began
+        return self.connection.answered or lived_s > self._limits.backoff_cap_s
 
     @property
     def in_use(self) -> bool:

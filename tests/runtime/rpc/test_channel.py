@@ -130,6 +130,50 @@ async def test_channel_comes_back_after_the_server_was_away() -> None:
             server.drain(grace_s=0)
 
 
+def lose(server: RpcServer) -> None:
+    for link in list(server._links):
+        link.abort("lost")
+
+
+async def test_channel_that_carries_one_long_call_comes_back_at_once() -> None:
+    """Once only calls that had ended counted: after a few losses the channel of a stream stayed slow."""
+    limits = replace(LIMITS, backoff_s=60, backoff_cap_s=60)
+    async with probing(limits=limits) as (_, server, channel):
+        for _ in range(3):
+            async with ProbeStub(channel).Chat.open() as stream:
+                await stream.send_message(Ask(id=1))
+                assert await stream.recv_message() is not None
+                lose(server)
+                with pytest.raises(RpcError):
+                    await stream.recv_message()
+            await until(lambda: channel.ready)
+
+
+async def test_channel_whose_connection_has_lasted_comes_back_at_once() -> None:
+    limits = replace(LIMITS, backoff_s=60, backoff_cap_s=0.05)
+    async with probing(limits=limits) as (_, server, channel):
+        channel.connect_soon()
+        await until(lambda: channel.ready)
+        await trio.sleep(2 * limits.backoff_cap_s)  # no call at all
+        lose(server)
+        await until(lambda: not channel.ready)
+        await until(lambda: channel.ready)
+
+
+async def test_channel_whose_connections_do_not_last_waits_longer_and_longer() -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        connection = H2Connection(H2Configuration(client_side=False))
+        connection.initiate_connection()
+        await stream.send_all(connection.data_to_send())
+
+    limits = replace(LIMITS, backoff_s=0.5, backoff_cap_s=60)
+    async with listening(hang_up) as address, open_channel(address, limits=limits) as channel:
+        channel.connect_soon()
+        with trio.move_on_after(0.7):
+            await trio.sleep_forever()
+        assert channel.statistics().connected <= 3  # at 0, from 0.25, from 0.75 s
+
+
 async def test_call_under_way_survives_a_goaway_beside_a_new_connection() -> None:
     """A server behind one address that is replaced: the old one drains while the new one takes calls."""
     old, new = Probe("old"), Probe("new")

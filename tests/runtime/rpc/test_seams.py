@@ -38,6 +38,7 @@ SIGNATURES = {
     protocol.EventsProcessor.__init__: "self handler connection",
     protocol.EventsProcessor.register: "self stream",
     protocol.EventsProcessor.process: "self event",
+    protocol.EventsProcessor.process_response_received: "self event",
     protocol.EventsProcessor.process_stream_reset: "self event",
     protocol.EventsProcessor.process_remote_settings_changed: "self event",
     protocol.EventsProcessor.process_connection_terminated: "self event",
@@ -70,7 +71,7 @@ ATTRIBUTES = {
     protocol.Stream: "connection _h2_connection _transport wrapper window_updated headers headers_received "
     "trailers trailers_received buffer id created data_sent data_received closable",
     protocol.Connection: "_connection _transport _config write_ready stream_close_waiter streams_started "
-    "streams_succeeded streams_failed data_sent last_stream_created",
+    "streams_failed data_sent last_stream_created",
     protocol.EventsProcessor: "processors streams handler connection",
     protocol.H2Protocol: "handler processor connection h2_config",
     client.Stream: "_channel _stream _release_stream _wrapper _deadline _metadata _method_name _cardinality "
