@@ -26,7 +26,8 @@ HOMES = {
     "h11": ("conn_server/http/front.py", "runtime/http.py"),
     "h2": ("runtime/rpc/*.py",),
     "httpx2": (
-        *("runtime/discovery/gateway.py", "runtime/discovery/etcd.py", "runtime/queue/nsq/lookup.py"),
+        *("runtime/asking.py", "runtime/discovery/gateway.py", "runtime/discovery/etcd.py"),
+        "runtime/queue/nsq/lookup.py",
         *("standalone/demo.py", "clients/*.py", "bench/*.py", "tests/*.py"),
     ),
     "hypercorn": ("conn_server/http/front.py", "runtime/http.py", "runtime/admin.py"),

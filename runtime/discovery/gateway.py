@@ -13,7 +13,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,7 @@ import httpx2
 import msgspec
 import trio
 
+from runtime.asking import AnswerTooLarge, open_answer, read_whole
 from runtime.discovery.answers import (
     FAILED_PRECONDITION,
     NOT_FOUND,
@@ -37,7 +38,6 @@ from runtime.discovery.answers import (
     refusal,
     watched,
 )
-from runtime.discovery.handshake import HandshakeGuard
 from runtime.secret import Secret
 
 IDLE_S: Final = 60.0
@@ -70,8 +70,8 @@ class Login:
 class Watch:
     """Changes as they happen.  Owned by the context of `Gateway.open_watch`."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], listed: int) -> None:
-        self._chunks = chunks
+    def __init__(self, pieces: AsyncGenerator[bytes, None], listed: int) -> None:
+        self._pieces = pieces
         self._listed = listed
         self._unread = bytearray()
 
@@ -92,7 +92,7 @@ class Watch:
             searched = len(self._unread)
             if searched > _MAX_ANSWER_BYTES:
                 raise EtcdError("garbage", "a line without an end")
-            self._unread += await _next_chunk(self._chunks, IDLE_S, "idle")
+            self._unread += await _next_piece(self._pieces)
         line = bytes(self._unread[:end])
         del self._unread[: end + 1]
         return line
@@ -168,10 +168,10 @@ class Gateway:
         await self._log_in()
         endpoint = self._endpoints[0]
         try:
-            async with self._exchange(endpoint, "watch", body) as (status, chunks):
+            async with self._exchange(endpoint, "watch", body) as (status, pieces):
                 if status != OK:
-                    raise refusal(status, await _read(chunks, self._answer_s))
-                yield Watch(chunks, listed)
+                    raise refusal(status, await _read(pieces, self._answer_s))
+                yield Watch(pieces, listed)
         except EtcdError as exc:
             self._learn(exc, endpoint)
             raise
@@ -203,8 +203,8 @@ class Gateway:
             endpoint = self._endpoints[0]
             left -= 1
             try:
-                async with self._exchange(endpoint, path, body) as (status, chunks):
-                    content = await _read(chunks, self._answer_s)
+                async with self._exchange(endpoint, path, body) as (status, pieces):
+                    content = await _read(pieces, self._answer_s)
                 if status != OK:
                     raise refusal(status, content)
                 return decoded(content, answer)
@@ -218,32 +218,22 @@ class Gateway:
         self, endpoint: str, path: str, body: Mapping[str, Any]
     ) -> AsyncIterator[tuple[int, AsyncGenerator[bytes, None]]]:
         """Ask, and give the status and what follows, in pieces."""
-        try:
-            request = self._client.build_request(
-                "POST",
-                f"{endpoint}/v3/{path}",
-                content=msgspec.json.encode(body),
-                headers={"Authorization": self._token} if self._token else {},
-                extensions={"trace": HandshakeGuard()},
-            )
-            with trio.fail_after(self._answer_s):
-                response = await self._client.send(request, stream=True)
-        except trio.TooSlowError:
-            raise EtcdError("deadline", f"{endpoint}: no answer within {self._answer_s} s") from None
-        except (
-            httpx2.HTTPError,
-            httpx2.InvalidURL,
-            UnicodeError,
-        ) as exc:  # the last two: a host that is none
-            raise EtcdError("connection", f"{endpoint}: {str(exc) or type(exc).__name__}") from exc
-        chunks = _pieces(response)
-        try:
-            yield response.status_code, chunks
-        finally:
+        async with AsyncExitStack() as exchange:
             try:
-                await _unwind(chunks)
-            finally:
-                await response.aclose()
+                request = self._client.build_request(
+                    "POST",
+                    f"{endpoint}/v3/{path}",
+                    content=msgspec.json.encode(body),
+                    headers={"Authorization": self._token} if self._token else {},
+                )
+                response, pieces = await exchange.enter_async_context(
+                    open_answer(self._client, request, self._answer_s)
+                )
+            except trio.TooSlowError:
+                raise EtcdError("deadline", f"{endpoint}: no answer within {self._answer_s} s") from None
+            except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as exc:  # the last two: no host at all
+                raise _broken(exc, endpoint) from exc
+            yield response.status_code, pieces
 
     def _learn(self, failure: EtcdError, endpoint: str) -> None:
         """Count a failure, and draw its consequences for what is asked next."""
@@ -255,44 +245,33 @@ class Gateway:
             self._endpoints.append(self._endpoints.pop(0))
 
 
-async def _pieces(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+def _broken(error: Exception, endpoint: str = "") -> EtcdError:
+    text = str(error) or type(error).__name__
+    return EtcdError("connection", f"{endpoint}: {text}" if endpoint else text)
+
+
+async def _next_piece(pieces: AsyncGenerator[bytes, None]) -> bytes:
     try:
-        async for chunk in response.aiter_bytes():
-            yield chunk
-    except httpx2.HTTPError as exc:
-        raise EtcdError("connection", f"{str(exc) or type(exc).__name__}") from exc
-
-
-async def _unwind(chunks: AsyncGenerator[bytes, None]) -> None:
-    """End the generators of httpx2 in a row: closing the outer one would leave the inner ones to the
-    garbage collector, of which Trio complains."""
-    with trio.CancelScope() as scope, suppress(EtcdError):
-        scope.cancel()
-        async for _ in chunks:
-            pass
-
-
-async def _next_chunk(chunks: AsyncGenerator[bytes, None], deadline_s: float, reason: str) -> bytes:
-    try:
-        with trio.fail_after(deadline_s):
-            return await anext(chunks)
+        with trio.fail_after(IDLE_S):
+            return await anext(pieces)
     except trio.TooSlowError:
-        raise EtcdError(reason, f"silent for {deadline_s} s") from None
+        raise EtcdError("idle", f"silent for {IDLE_S} s") from None
+    except httpx2.HTTPError as exc:
+        raise _broken(exc) from exc
     except StopAsyncIteration:
         raise EtcdError("ended", "the watch has ended") from None
 
 
-async def _read(chunks: AsyncGenerator[bytes, None], deadline_s: float) -> bytes:
-    content = bytearray()
+async def _read(pieces: AsyncGenerator[bytes, None], deadline_s: float) -> bytes:
     try:
         with trio.fail_after(deadline_s):
-            async for chunk in chunks:
-                content += chunk
-                if len(content) > _MAX_ANSWER_BYTES:
-                    raise EtcdError("garbage", f"an answer of over {_MAX_ANSWER_BYTES} bytes")
+            return await read_whole(pieces, _MAX_ANSWER_BYTES)
+    except httpx2.HTTPError as exc:
+        raise _broken(exc) from exc
+    except AnswerTooLarge as exc:
+        raise EtcdError("garbage", str(exc)) from None
     except trio.TooSlowError:
         raise EtcdError("deadline", f"no whole answer within {deadline_s} s") from None
-    return bytes(content)
 
 
 @asynccontextmanager

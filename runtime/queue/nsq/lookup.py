@@ -13,11 +13,18 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from runtime.asking import AnswerTooLarge, open_answer, read_whole
 from runtime.units import format_address, split_peer
 
 _log: Final[FilteringBoundLogger] = structlog.get_logger("nsq")
 _QUESTION_DEADLINE_S: Final = 3.0
 _UNKNOWN_TOPIC: Final = 404
+# Some thousand nsqds, with the metadata of each.
+_MAX_ANSWER_BYTES: Final = 1 << 20
+_UNUSABLE: Final = (
+    *(httpx2.HTTPError, httpx2.InvalidURL, UnicodeError),  # the last two: a host that is none
+    *(AnswerTooLarge, msgspec.MsgspecError, trio.TooSlowError),
+)
 
 
 class _Node(msgspec.Struct):
@@ -60,12 +67,13 @@ class Lookup:
     async def _ask(self, client: httpx2.AsyncClient, url: str) -> frozenset[str] | None:
         try:
             with trio.fail_after(_QUESTION_DEADLINE_S):
-                response = await client.get(f"{url}/lookup", params={"topic": self._topic})
-            if response.status_code == _UNKNOWN_TOPIC:
-                return frozenset()  # nobody has published to it yet
-            response.raise_for_status()
-            answer = msgspec.json.decode(response.content, type=_Answer)
-        except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.MsgspecError, trio.TooSlowError) as exc:
+                request = client.build_request("GET", f"{url}/lookup", params={"topic": self._topic})
+                async with open_answer(client, request, _QUESTION_DEADLINE_S) as (response, pieces):
+                    if response.status_code == _UNKNOWN_TOPIC:
+                        return frozenset()  # nobody has published to it yet
+                    response.raise_for_status()
+                    answer = msgspec.json.decode(await read_whole(pieces, _MAX_ANSWER_BYTES), type=_Answer)
+        except _UNUSABLE as exc:
             self.failures[type(exc).__name__] += 1
             if url not in self._silent:
                 _log.warning("nsqlookupd gives no answer", url=url, reason=repr(exc))

@@ -352,10 +352,11 @@ async def open_http(answers: dict[str, Any] | list[Any]) -> AsyncIterator[str]:
             while b"\r\n\r\n" not in head:
                 head += await stream.receive_some(4096) or b"\r\n\r\n"
             body = json.dumps(answers).encode()
-            await stream.send_all(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
+            with suppress(trio.BrokenResourceError):  # more than the one who asks wants to read
+                await stream.send_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                    b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+                )
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

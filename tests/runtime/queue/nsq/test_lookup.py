@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from runtime.queue.nsq import NsqOptions, NsqQueue
+from runtime.queue.nsq import NsqOptions, NsqQueue, lookup as nsq_lookup
 from runtime.queue.nsq.lookup import Lookup
 from tests.ports import free_port
 from tests.runtime.queue.nsq.daemons import (
@@ -68,6 +70,40 @@ async def test_nodes_without_a_usable_address_are_counted_and_left_out() -> None
     async with open_http(nodes(*unusable, ("::1", 5), ("d", 1))) as ask:
         found, complete, failures = await first_answer(ask)
     assert (found, complete, failures) == ({"[::1]:5", "d:1"}, True, {"bad-address": 6})
+
+
+async def test_answer_without_an_end_is_given_up() -> None:
+    """It was once read into memory for as long as the deadline allowed, each time."""
+    node = {"broadcast_address": "a", "tcp_port": 1, "topics": ["x" * 1000]}
+    async with open_http({"producers": [node] * 2000}) as flood, open_http(nodes(("a", 1))) as one:
+        found, complete, failures = await first_answer(flood, one)
+    assert (found, complete, failures) == ({"a:1"}, False, {"AnswerTooLarge": 1})
+
+
+async def test_silent_lookupd_costs_no_file_each_time_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(nsq_lookup, "_QUESTION_DEADLINE_S", 0.05)
+    ends: list[trio.Event] = []
+
+    async def stay_silent(stream: trio.SocketStream) -> None:
+        ends.append(trio.Event())
+        async with stream:
+            async for _ in stream:
+                pass
+        ends.pop().set()
+
+    listeners = await nursery.start(partial(trio.serve_tcp, stay_silent, 0, host="127.0.0.1"))
+    silent = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    gc.disable()  # not when the collector happens to come by
+    try:
+        for _ in range(3):
+            _, complete, failures = await first_answer(silent)
+            assert (complete, failures) == (False, {"TooSlowError": 1})
+            await until(lambda: not ends)
+    finally:
+        gc.enable()
+    nursery.cancel_scope.cancel()
 
 
 async def hold(
