@@ -22,7 +22,7 @@ from h2.exceptions import H2Error
 from structlog.typing import FilteringBoundLogger
 
 from runtime.rpc.connection import Connection
-from runtime.rpc.errors import RpcError, Status, status_within
+from runtime.rpc.errors import RpcError, Status, deadline_exceeded, status_within
 from runtime.rpc.link import Link
 from runtime.rpc.messages import decode_message, encode_message
 from runtime.rpc.statistics import Counters
@@ -59,14 +59,25 @@ class ServerCall(server.Stream[RecvType, SendType]):
         """Wait for the next message; None once the caller has ended its side.  Cancellation loses nothing.
 
         Raises:
-            RpcError: the message is too large or malformed; left alone, it becomes the call's status.
+            RpcError: the message is too large or malformed, or it is the only one and has not come within
+                `call_s` where the caller states no deadline; left alone, it becomes the call's status.
         """
         await self._stream.take_turn()
-        body = await self._stream.next_message()
+        body = self._stream.take_message()
+        if body is None:
+            body = await self._next_message()
         if body is None:
             return None
         self._messages_received += 1
         return decode_message(self._codec, body, self._recv_type)
+
+    async def _next_message(self) -> bytes | None:
+        if self.deadline is not None or self._cardinality.client_streaming:
+            return await self._stream.next_message()
+        # The caller has said that it asks something, and may never say what.
+        with trio.move_on_after(self._stream.connection.limits.call_s):
+            return await self._stream.next_message()
+        raise deadline_exceeded()
 
     async def send_message(self, message: SendType) -> None:
         """Send `message`, waiting where the caller or the network is slow.
@@ -202,7 +213,7 @@ class CallHandler(protocol.AbstractHandler):
         try:
             deadline = Deadline.from_headers(headers)
             metadata = decode_metadata(headers)
-        except ValueError:
+        except (ValueError, OverflowError):  # the second: a timeout of hundreds of digits
             return await _refuse(stream, 200, Status.INTERNAL, "malformed headers")
         call: ServerCall[Any, Any] = ServerCall(
             stream,

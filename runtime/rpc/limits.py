@@ -22,7 +22,7 @@ class RpcLimits:
         resets_per_s: ...and how fast it earns that back; beyond it is cut off (rapid reset).
         connect_s: name, TCP and TLS handshake together, and then the peer's SETTINGS.
         ready_s: how long a call waits for a usable connection before it is UNAVAILABLE.
-        call_s: deadline of a unary call that states none.
+        call_s: deadline of a unary call that states none; on a server, for its request to come.
         keepalive_s: a connection that has been quiet for so long is pinged...
         keepalive_timeout_s: ...and closed if nothing comes back in this time.
         stall_s: a write that makes no progress for so long ends the connection.

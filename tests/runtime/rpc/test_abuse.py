@@ -6,6 +6,8 @@ import random
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -15,9 +17,10 @@ from h2.events import ConnectionTerminated, ResponseReceived, StreamReset, Trail
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, SettingsFrame
 
 from runtime.rpc.channel import open_channel
+from runtime.rpc.errors import Status
 from runtime.rpc.limits import RpcLimits
 from runtime.rpc.server import RpcServer
-from tests.runtime.rpc.probe import LIMITS, Probe, serving, until
+from tests.runtime.rpc.probe import LIMITS, Probe, probing, serving, until
 from tests.runtime.rpc.probe_grpc import ProbeStub
 from tests.runtime.rpc.probe_pb2 import Ask
 
@@ -225,6 +228,8 @@ async def test_malformed_message_is_answered_with_a_status(prefix: bytes, status
         [*HEADERS[:4], ("content-type", "application/grpc")],
         [*HEADERS, ("grpc-timeout", "soon")],
         [*HEADERS, ("grpc-timeout", "99999999999999999999999H")],
+        [*HEADERS, ("grpc-timeout", "9" * 400 + "H")],
+        [*HEADERS, ("grpc-timeout", "9" * 5000 + "H")],
         [*HEADERS, ("key-bin", "a")],
         [*HEADERS, ("key", "\xff")],
         [(":method", "GET"), *HEADERS[1:]],
@@ -237,6 +242,29 @@ async def test_odd_headers_end_the_call_or_the_connection(headers: list[tuple[st
         await peer.read_until(ResponseReceived, StreamReset, TrailersReceived, ConnectionTerminated)
         await until(lambda: server.statistics().in_flight == 0)
         assert "internal error" not in server.statistics().failures
+
+
+@pytest.mark.parametrize("method", ["Echo", "Down"])
+async def test_call_whose_only_message_never_comes_ends_with_the_servers_deadline(method: str) -> None:
+    """It was once held for as long as the connection stood, and a connection has room for 250 of them."""
+    async with attacked(replace(LIMITS, call_s=0.1)) as (server, peer):
+        peer.http2.send_headers(1, [*HEADERS[:2], (":path", f"/probe.Probe/{method}"), *HEADERS[3:]])
+        await peer.flush()
+        event = await peer.read_until(ResponseReceived)
+        assert isinstance(event, ResponseReceived)
+        answer: dict[Any, Any] = dict(event.headers)
+        assert answer["grpc-status"] == str(Status.DEADLINE_EXCEEDED.value)
+        await until(lambda: server.statistics().in_flight == 0)
+
+
+async def test_stream_that_says_nothing_for_long_goes_on() -> None:
+    limits = replace(LIMITS, call_s=0.05)
+    async with probing(limits=limits) as (_, _, channel), ProbeStub(channel).Chat.open() as stream:
+        await stream.send_message(Ask(id=1))
+        await stream.recv_message()
+        await trio.sleep(4 * limits.call_s)
+        await stream.send_message(Ask(id=2))
+        assert await stream.recv_message() is not None
 
 
 async def test_endless_continuation_is_cut_off() -> None:
