@@ -25,7 +25,7 @@ class RpcLimits:
         call_s: deadline of a unary call that states none; on a server, for its request to come.
         keepalive_s: a connection that has been quiet for so long is pinged...
         keepalive_timeout_s: ...and closed if nothing comes back in this time.
-        stall_s: a write that makes no progress for so long ends the connection.
+        stall_s: a peer that takes longer to read 64 KiB, or what there is, is cut off.
         flush_s: what a closing connection still has for writing out what is pending.
         backoff_s: pause after the first failed attempt to connect, doubled each time...
         backoff_cap_s: ...up to this; both are drawn from half to all of it.

@@ -1,6 +1,6 @@
 """What grpclib sees of a socket: a place to write to, without waiting.
 
-Everything written within one tick of the scheduler leaves as one `send_all`.
+Everything written within one tick of the scheduler leaves as one `send_all`, or one for each 64 KiB of it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import math
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
 from runtime.rpc.limits import RpcLimits
 from runtime.rpc.statistics import Counters
 from runtime.rpc.waiting import Flag
+
+# What has one deadline: how much of a `send_all` a peer has read until it was cancelled, nobody can say.
+_SLICE_BYTES: Final = 64 << 10
 
 
 class Writers(Protocol):
@@ -121,17 +124,24 @@ class Transport:
             while self._backlog:
                 data = b"".join(self._backlog)
                 self._backlog.clear()
-                self._allow(self._limits.stall_s)
-                await self._stream.send_all(data)
+                if len(data) <= _SLICE_BYTES:
+                    await self._send(data)
+                else:
+                    for start in range(0, len(data), _SLICE_BYTES):
+                        await self._send(data[start : start + _SLICE_BYTES])
                 self._allow(math.inf)
-                self._counters.sent_bytes += len(data)
-                self._backlog_bytes -= len(data)
-                if self._paused and self._backlog_bytes < self._limits.low_water_bytes:
-                    self._paused = False
-                    self._writers.resume_writing()
             if self._closing:
                 return
             await self._wake.wait()
+
+    async def _send(self, data: bytes) -> None:
+        self._allow(self._limits.stall_s)
+        await self._stream.send_all(data)
+        self._counters.sent_bytes += len(data)
+        self._backlog_bytes -= len(data)
+        if self._paused and self._backlog_bytes < self._limits.low_water_bytes:
+            self._paused = False
+            self._writers.resume_writing()
 
     def _allow(self, seconds: float) -> None:
         if not self._closing:

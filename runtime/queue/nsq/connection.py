@@ -25,6 +25,8 @@ from runtime.queue.nsq.handshake import Opened
 from runtime.queue.nsq.options import NsqOptions
 
 _RECEIVE_BYTES: Final = 64 * 1024
+# What has one deadline: how much of a longer `send_all` nsqd has read, nobody could say.
+_SLICE_BYTES: Final = 256 * 1024
 # nsqd refuses, then hangs up: the error frame that says why may still be on its way in.
 _LAST_WORDS_S: Final = 0.5
 
@@ -186,14 +188,18 @@ class Connection:
                 self._output = trio.Event()
                 data = b"".join(self._out)
                 self._out.clear()
-                self._sending_since = trio.current_time()
-                await self._stream.send_all(data)
-                self._sending_since = None
-                self._unsent_bytes -= len(data)
-                self._emptied.set()
+                for start in range(0, len(data), _SLICE_BYTES):
+                    await self._send(data[start : start + _SLICE_BYTES])
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             await trio.sleep(_LAST_WORDS_S)
             self.close_nowait(ConnectionLost("write-broke", str(exc.__cause__ or exc)))
+
+    async def _send(self, data: bytes) -> None:
+        self._sending_since = trio.current_time()
+        await self._stream.send_all(data)
+        self._sending_since = None
+        self._unsent_bytes -= len(data)
+        self._emptied.set()
 
     async def _read(self) -> None:
         try:
@@ -241,4 +247,4 @@ class Connection:
             elif self._requests and now - self._requests[0][0] > answer_s:
                 self.close_nowait(ConnectionLost("unanswered", f"no answer for {answer_s} s"))
             elif self._sending_since is not None and now - self._sending_since > answer_s:
-                self.close_nowait(ConnectionLost("unread", f"nothing read for {answer_s} s"))
+                self.close_nowait(ConnectionLost("unread", f"not {_SLICE_BYTES} bytes read in {answer_s} s"))

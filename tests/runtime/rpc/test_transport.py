@@ -51,9 +51,11 @@ class Sink(trio.abc.SendStream):
 LIMITS = RpcLimits(high_water_bytes=100, low_water_bytes=50, backlog_limit_bytes=1000, flush_s=5, stall_s=20)
 
 
-def transport_to(sink: Sink, told: Told | None = None) -> tuple[Transport, Counters]:
+def transport_to(
+    sink: Sink, told: Told | None = None, limits: RpcLimits = LIMITS
+) -> tuple[Transport, Counters]:
     counters = Counters()
-    return Transport(sink, told or Told(), LIMITS, counters), counters  # type: ignore[arg-type]  # half a stream
+    return Transport(sink, told or Told(), limits, counters), counters  # type: ignore[arg-type]  # half a stream
 
 
 async def test_writes_of_one_tick_leave_as_one(autojump_clock: trio.testing.MockClock) -> None:
@@ -129,6 +131,28 @@ async def test_stalled_write_ends_the_connection(autojump_clock: trio.testing.Mo
     assert trio.current_time() - began == LIMITS.stall_s
     assert counters.failures == {"stalled write": 1}
     assert transport.is_closing()
+
+
+async def test_peer_that_reads_slowly_is_not_one_that_does_not_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The deadline was once one for all that was written: whoever took 20 s for a long answer was cut off."""
+    sink, told = Sink(1.0, piece_bytes=8 << 10), Told()
+    limits = RpcLimits(stall_s=20, high_water_bytes=200 << 10, low_water_bytes=100 << 10)
+    transport, counters = transport_to(sink, told, limits)
+    notes: list[list[str]] = []
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.run_writer, lambda: None)
+        transport.write(b"x" * (320 << 10))
+        for pause_s in (30, 8.5, 10):
+            await trio.sleep(pause_s)
+            notes.append(told.notes.copy())
+        transport.close()
+    assert notes[:2] == [["wait"], ["wait", "go on"]]  # before all of it has left
+    assert (len(sink.received), counters.sent_bytes, counters.failures) == (320 << 10, 320 << 10, {})
+    assert sink.sends == [64 << 10] * 5
+    assert trio.current_time() - began > 2 * limits.stall_s
 
 
 async def test_backlog_over_the_limit_cuts_the_peer_off(autojump_clock: trio.testing.MockClock) -> None:
