@@ -39,7 +39,9 @@ class EtcdDiscovery:
         self._ttl_s = ttl_s
         self._entry_s = entry_s
         self._tally = Tally()
-        self._announcements: dict[Announcement, str] = {}  # with what they are called in the statistics
+        self._announcements: dict[
+            Announcement, tuple[str, str]
+        ] = {}  # with what they are called in the statistics
         self._peers: dict[EtcdPeers, str] = {}
 
     @asynccontextmanager
@@ -52,7 +54,7 @@ class EtcdDiscovery:
         announcement = Announcement(
             self._gateway, service, address, ttl_s=self._ttl_s, log=self._log, tally=self._tally
         )
-        self._announcements[announcement] = f"{service} {address}"
+        self._announcements[announcement] = service, address
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(announcement.run)

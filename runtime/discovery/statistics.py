@@ -10,7 +10,7 @@ class DiscoveryStatistics:
     """What one process has announced and knows, and how that went.
 
     Attributes:
-        announced: "service host:port" of what is meant to be announced -> whether it is.
+        announced: (service, address) of what is meant to be announced -> whether it is.
         peers: service -> addresses known now.
         missing: of those, no longer listed and kept for a while, now.
         lists: lists that were read, each followed by a watch.
@@ -22,7 +22,9 @@ class DiscoveryStatistics:
         failures: questions to one endpoint without a usable answer and watches that were lost, by reason.
     """
 
-    announced: dict[str, bool] = field(default_factory=dict)
+    announced: dict[tuple[str, str], bool] = field(
+        default_factory=dict, metadata={"labels": ("service", "address")}
+    )
     peers: dict[str, int] = field(default_factory=dict, metadata={"labels": ("service",)})
     missing: int = 0
     lists: int = 0

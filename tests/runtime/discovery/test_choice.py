@@ -33,7 +33,7 @@ async def test_addresses_choose_etcd_and_a_service_starts_without_it() -> None:
             assert isinstance(discovery, EtcdDiscovery)
             async with discovery.watch("room_conn") as peers, discovery.announce("room_conn", "b:1"):
                 assert peers.addresses == frozenset()
-                assert discovery.statistics().announced == {"room_conn b:1": False}
+                assert discovery.statistics().announced == {("room_conn", "b:1"): False}
                 assert discovery.statistics().failures["connection"] >= 2
 
 

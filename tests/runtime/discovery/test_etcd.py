@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from runtime.discovery import Discovery, Peers
 from runtime.discovery.etcd import EtcdDiscovery, open_etcd_discovery
+from runtime.metrics import Metrics
 from runtime.secret import Secret
 from runtime.sections import Etcd as Settings
 from tests.etcd import Etcd, base64_of, start_etcd
@@ -70,7 +71,11 @@ async def test_go_systems_key_is_there_from_entry_to_exit(etcd: Etcd) -> None:
             async with discovery.announce(SERVICE, ADDRESS):
                 assert await etcd.keys() == {KEY: VALUE}
                 await until_known(peers, ADDRESS)
-                assert opened.statistics().announced == {f"{SERVICE} {ADDRESS}": True}
+                assert opened.statistics().announced == {(SERVICE, ADDRESS): True}
+                metrics = Metrics()
+                metrics.register("discovery", opened.statistics, gauges=("announced",))
+                shown = f'roomcast_discovery_announced{{address="{ADDRESS}",service="{SERVICE}"}} 1.0'
+                assert shown in metrics.render().decode()
                 assert opened.statistics().peers == {SERVICE: 1}
             assert await etcd.keys() == {}
             assert (await etcd.ask("lease/leases", {})).get("leases", []) == []
@@ -112,7 +117,7 @@ async def test_restart_with_its_data_is_hardly_noticed(etcd: Etcd) -> None:
         await etcd.start()
         await etcd.put(f"/{SERVICE}/{OTHER}", "")
         await until_known(peers, ADDRESS, OTHER)
-        await until(lambda: discovery.statistics().announced[f"{SERVICE} {ADDRESS}"])
+        await until(lambda: discovery.statistics().announced[SERVICE, ADDRESS])
         assert KEY in await etcd.keys()
 
 
@@ -253,7 +258,7 @@ async def test_user_is_logged_in_and_again_when_etcd_forgets_it(etcd: Etcd) -> N
                 await until(lambda: discovery.statistics().failures.get("token", 0) >= 1)
                 await etcd.restart()
                 await until(lambda: discovery.statistics().lists >= 2)
-                await until(lambda: discovery.statistics().announced[f"{SERVICE} {ADDRESS}"])
+                await until(lambda: discovery.statistics().announced[SERVICE, ADDRESS])
                 assert peers.addresses == {ADDRESS}
             await until_known(peers)
 
