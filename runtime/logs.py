@@ -2,7 +2,9 @@
 
 On a terminal a line is for people, elsewhere it is one JSON object; the file always gets JSON.  What the
 dependencies log through the standard library comes out the same way.  A line that cannot be written (full
-disk, reader gone) is dropped and counted: logging never stops the service.
+disk, reader gone) is dropped and counted, and one with a field that cannot be shown comes without its fields:
+logging raises nothing.  It does wait: a pipe whose reader is there and does not read stops the service once
+it is full, as it stops whoever writes to it.  journald reads.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from runtime.secret import MASK, Secret
 from runtime.sections import Log
 
 _TELLTALE: Final = frozenset({"authorization", "key", "password", "secret", "token"})
+_STANDARD: Final = (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO)
 _LEVELS: Final[Mapping[str, int]] = MappingProxyType(
     {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 )
@@ -131,6 +134,21 @@ class Logs:
 
     def _render(self, logger: WrappedLogger, method: str, event: MutableMapping[str, Any]) -> tuple[Any, ...]:
         """Render once for each form that is wanted."""
+        plain = {
+            name: event.get(name) for name in ("event", "level", "time")
+        }  # renderers take out what they show
+        try:
+            return self._rendered(logger, method, event)
+        except Exception as exc:  # whatever a field's own repr raises, or a structure that contains itself
+            self._dropped["fields"] = self._dropped.get("fields", 0) + 1
+            if not isinstance(plain["event"], str):
+                plain["event"] = ""
+            plain["not_shown"] = type(exc).__name__
+            return self._rendered(logger, method, plain)
+
+    def _rendered(
+        self, logger: WrappedLogger, method: str, event: MutableMapping[str, Any]
+    ) -> tuple[Any, ...]:
         if not self._console:
             line = self._as_json(logger, method, event)
             return (line, line), {}
@@ -170,7 +188,9 @@ class _Bridge(logging.Handler):
             text = record.getMessage()
         except (TypeError, ValueError):  # arguments that do not fit are no reason to lose the line
             text = str(record.msg)
-        self._logger.log(record.levelno, text, **fields)
+        # structlog knows the standard levels alone; one in between counts as the next below.
+        level = next((each for each in _STANDARD if each <= record.levelno), logging.DEBUG)
+        self._logger.log(level, text, **fields)
 
 
 def mask_secrets(_: WrappedLogger, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 import structlog
@@ -105,6 +105,38 @@ def test_standard_library_comes_out_the_same_way() -> None:
     events = [(line.get("logger"), line["event"]) for line in lines(out)]
     assert events[0] == ("hypercorn.error", "bad peer")
     assert [name for name, _ in events[1:]] == ["py.warnings"]
+
+
+@pytest.mark.parametrize(("level", "shown"), [(35, "warning"), (45, "error"), (99, "critical"), (25, None)])
+def test_level_of_a_dependencys_own_counts_as_the_next_below(level: int, shown: str | None) -> None:
+    """Once it raised KeyError in the dependency that had logged."""
+    out = io.StringIO()
+    with open_logs(Log(), out):
+        logging.getLogger("dependency").log(level, "hello")
+    assert [line["level"] for line in lines(out)] == ([shown] if shown else [])
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise KeyError("no repr")
+
+
+@pytest.mark.parametrize("kind", ["json", "console"])
+def test_field_that_cannot_be_shown_costs_the_line_its_fields_and_no_more(
+    kind: Literal["json", "console"],
+) -> None:
+    out = io.StringIO()
+    circle: dict[str, object] = {}
+    circle["itself"] = circle
+    with open_logs(Log(format=kind), out) as logs:
+        logs.logger.warning("first", field=Unspeakable())
+        logs.logger.warning("second", field=circle)
+        assert logs.statistics().lines == 2
+        assert logs.statistics().dropped.get("fields", 0) >= 1
+    first, second = out.getvalue().splitlines()
+    assert "first" in first
+    assert "KeyError" in first
+    assert "second" in second
 
 
 def test_dependencies_may_talk_when_debugging() -> None:
