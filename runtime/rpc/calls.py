@@ -18,7 +18,8 @@ from grpclib.metadata import USER_AGENT, Deadline, decode_metadata, encode_metad
 from h2.errors import ErrorCodes
 from multidict import MultiDict
 
-from runtime.rpc.errors import RpcError, Status, leaves
+from runtime.failures import leaves
+from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.limits import RpcLimits
 from runtime.rpc.link import Link
 from runtime.rpc.messages import decode_message, encode_message

@@ -17,7 +17,6 @@ Any other status is what the peer's handler has raised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Final
 
@@ -25,11 +24,12 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
+from runtime.failures import leaves
+
 __all__ = [
     "RpcError",
     "Status",
     "deadline_exceeded",
-    "leaves",
     "reset_error",
     "rpc_error",
     "status_within",
@@ -99,15 +99,6 @@ def reset_error(code: ErrorCodes | int | None, *, late: bool) -> RpcError:
     except ValueError:
         return unavailable(f"stream reset by the peer: code {code}")
     return RpcError(_STATUS_OF_RESET.get(name, Status.UNAVAILABLE), f"stream reset by the peer: {name.name}")
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the plain exceptions in `error`, itself if it is no group."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from leaves(part)
-    else:
-        yield error
 
 
 def status_within(error: BaseException) -> RpcError | None:
