@@ -24,8 +24,7 @@ from typing import Final
 import trio
 
 from conn_server.lanes import Ask, End, Outcome, Tally
-from conn_server.placing import GROUPS, OpenLane, Placing
-from runtime.rpc.balance import ranked
+from conn_server.placing import GROUPS, OpenLane, Placing, ranked
 from runtime.rpc.limits import RpcLimits
 from schema.access import BAD_SIGNATURE, Code, Grant, Refused, Unavailable
 from schema.message import Message

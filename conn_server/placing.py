@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import blake2b
 from itertools import chain
 from typing import Final, Protocol
 
@@ -29,6 +30,18 @@ from schema.access import Unavailable
 GROUPS: Final = 64  # how rooms are spread over logic servers; many more than there are servers
 MAX_MOVES: Final = 2
 NOBODY: Final = "no logic server can be reached, try again"
+
+
+def ranked(key: str, addresses: Iterable[str]) -> list[str]:
+    """Return `addresses` in the order of preference of `key` (rendezvous hash).
+
+    The same for everybody; when an address comes or goes, only keys that it wins or held move.
+    """
+    return sorted(
+        addresses,
+        key=lambda address: (blake2b(f"{key}\0{address}".encode(), digest_size=8).digest(), address),
+        reverse=True,
+    )
 
 
 class OpenLane(Protocol):

@@ -1,11 +1,10 @@
-"""systemd's side of a service, on the standard library alone: sd_notify(3), the watchdog, LISTEN_FDS.
+"""systemd's side of a service, on the standard library alone: sd_notify(3) and the watchdog.
 
 Without the variables of systemd in the environment all of it does nothing.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,8 +12,6 @@ from typing import Final
 
 import trio
 
-FIRST_FD: Final = 3
-"""SD_LISTEN_FDS_START."""
 ASK_AGAIN: Final = 0.1
 """Part of the interval after which one that was not alive is asked again."""
 
@@ -117,21 +114,3 @@ async def feed_watchdog(
         else:
             pause_s *= ASK_AGAIN
         await trio.sleep(pause_s)
-
-
-def inherited_sockets(environ: Mapping[str, str], pid: int) -> dict[str, list[socket.socket]]:
-    """Take over the sockets that systemd has opened: name (`FileDescriptorName=`) -> sockets.
-
-    The caller owns them.  Call it once: a second call would make second objects of the same files.
-    """
-    count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(pid) or not count.isdecimal():
-        return {}
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    found: dict[str, list[socket.socket]] = {}
-    for number in range(int(count)):
-        fd = FIRST_FD + number
-        os.set_inheritable(fd, False)  # noqa: FBT003  it takes no keyword
-        name = names[number] if number < len(names) and names[number] else "unknown"
-        found.setdefault(name, []).append(socket.socket(fileno=fd))
-    return found

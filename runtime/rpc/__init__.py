@@ -12,10 +12,6 @@ Calling::
     async with open_channel("127.0.0.1:6001") as channel:
         reply = await LogicStub(channel).Auth(AuthReq(token="..."), timeout=2)
 
-    async with open_balancer(addresses) as balancer:    # balancer.set_addresses(...) as they change
-        reply = await LogicStub(balancer).Auth(request)
-        reply = await LogicStub(balancer.keyed(room)).PushMsg(message)
-
 A handler raises `RpcError(Status.X, text)`; a caller catches it.  Importing this package costs nothing: take
 what is needed from its modules.
 
@@ -33,7 +29,6 @@ connection      one HTTP/2 connection as state; no tasks
 link            the tasks around one connection
 calls           a call from the caller's side
 channel         one address: connect, keep, reconnect
-balance         several addresses: by turn, by key
 handling        a call from the server's side
 server          listeners, connections, drain
 health, tls     grpc.health.v1; contexts

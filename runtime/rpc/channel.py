@@ -47,7 +47,7 @@ class Backoff:
 
 
 class Channel(CallSource):
-    """Calls to one address over one connection at a time.  Owned by `open_channel` or a balancer.
+    """Calls to one address over one connection at a time.  Owned by `open_channel`.
 
     An old connection that the server has sent away (GOAWAY) finishes its calls beside the new one.
 

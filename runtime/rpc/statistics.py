@@ -35,7 +35,7 @@ class RpcStatistics:
 
 
 class Counters:
-    """The counters behind `RpcStatistics`.  Owned by one server, channel or balancer."""
+    """The counters behind `RpcStatistics`.  Owned by one server or channel."""
 
     __slots__ = (
         "calls",

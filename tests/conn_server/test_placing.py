@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given, strategies as st
 
 from conn_server.lanes import Ask, End, Outcome
-from conn_server.placing import GROUPS, MAX_MOVES, Placing
+from conn_server.placing import GROUPS, MAX_MOVES, Placing, ranked
 from schema.access import Unavailable
 
 
@@ -344,3 +344,12 @@ def test_any_coming_and_going_keeps_each_groups_order_and_settles_each_ask_once(
 
 def test_groups_are_many_more_than_servers() -> None:
     assert GROUPS >= 64
+
+
+@given(st.text(max_size=20), st.sets(st.text(min_size=1, max_size=20), min_size=2, max_size=8))
+def test_ranking_of_the_others_does_not_change_when_one_goes(key: str, addresses: set[str]) -> None:
+    order = ranked(key, addresses)
+    assert sorted(order) == sorted(addresses)
+    assert ranked(key, reversed(order)) == order
+    for gone in addresses:
+        assert ranked(key, addresses - {gone}) == [address for address in order if address != gone]

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from runtime.systemd import Notifier, feed_watchdog, inherited_sockets, open_notifier, watchdog_interval_s
+from runtime.systemd import Notifier, feed_watchdog, open_notifier, watchdog_interval_s
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -121,42 +118,3 @@ async def test_watchdog_is_not_fed_while_what_it_stands_for_is_not_alive(
             await trio.sleep(1)  # it is asked again soon, not only after another interval
             assert notifier.statistics()["sent"] == 1
             nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    "environ",
-    [{}, {"LISTEN_FDS": "1"}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}, {"LISTEN_PID": "7", "LISTEN_FDS": "x"}],
-)
-def test_sockets_for_somebody_else_are_left_alone(environ: dict[str, str]) -> None:
-    assert inherited_sockets(environ, pid=7) == {}
-
-
-CHILD = """
-import os
-from runtime.systemd import inherited_sockets
-os.environ["LISTEN_PID"] = str(os.getpid())
-for name, sockets in inherited_sockets(os.environ, os.getpid()).items():
-    for sock in sockets:
-        print(name, sock.getsockname()[1], os.get_inheritable(sock.fileno()))
-        sock.close()
-"""
-
-
-def test_sockets_opened_by_systemd_are_taken_over() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-        # What systemd does between fork and exec: its descriptors become 3, 4, ...
-        shell = f'exec {sys.executable} -c "$CHILD" 3<&{first.fileno()} 4<&{second.fileno()}'
-        done = subprocess.run(
-            ["/bin/bash", "-c", shell],
-            env={**os.environ, "CHILD": CHILD, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "client"},
-            pass_fds=(first.fileno(), second.fileno()),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        assert done.stdout.splitlines() == [
-            f"client {first.getsockname()[1]} False",
-            f"unknown {second.getsockname()[1]} False",
-        ]

@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import trio
 
-from runtime.rpc.balance import open_balancer
 from runtime.rpc.channel import open_channel
 from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.server import RpcServer, serve_rpc
@@ -68,23 +67,6 @@ async def test_client_can_be_cancelled_at_every_step() -> None:
         await until(lambda: server.statistics().in_flight == 0)
         await until(lambda: server.statistics().connections == 0)
         assert "internal error" not in server.statistics().failures
-
-
-async def test_balancer_can_be_cancelled_at_every_step() -> None:
-    async with serving([Probe()]) as server:
-
-        async def balance() -> None:
-            async with open_balancer([server.addresses[0], "127.0.0.1:1"], limits=LIMITS) as balancer:
-                await ProbeStub(balancer.keyed("k")).Echo(Ask(id=1))
-                balancer.set_addresses([])
-                balancer.set_addresses(server.addresses)
-                await ProbeStub(balancer).Echo(Ask(id=2))
-
-        steps = 0
-        while await cancelled_at(steps := steps + 1 + steps // 30, balance):
-            pass
-        assert steps > 50
-        await until(lambda: server.statistics().connections == 0)
 
 
 async def test_server_can_be_cancelled_at_every_step() -> None:
