@@ -134,9 +134,8 @@ class Logs:
 
     def _render(self, logger: WrappedLogger, method: str, event: MutableMapping[str, Any]) -> tuple[Any, ...]:
         """Render once for each form that is wanted."""
-        plain = {
-            name: event.get(name) for name in ("event", "level", "time")
-        }  # renderers take out what they show
+        # Taken before, as renderers take out what they show.
+        plain = {name: event.get(name) for name in ("event", "level", "time")}
         try:
             return self._rendered(logger, method, event)
         except Exception as exc:  # whatever a field's own repr raises, or a structure that contains itself

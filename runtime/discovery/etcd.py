@@ -39,9 +39,8 @@ class EtcdDiscovery:
         self._ttl_s = ttl_s
         self._entry_s = entry_s
         self._tally = Tally()
-        self._announcements: dict[
-            Announcement, tuple[str, str]
-        ] = {}  # with what they are called in the statistics
+        # With what they are called in the statistics.
+        self._announcements: dict[Announcement, tuple[str, str]] = {}
         self._peers: dict[EtcdPeers, str] = {}
 
     @asynccontextmanager

@@ -45,7 +45,9 @@ class TurnedPoller(Poller):
         return handled
 
     def shut(self) -> None:
-        """Do what the end of `run` does, once all handlers are gone."""
+        """Do what the end of `run` does."""
+        for handler in list(self.handlers()):
+            handler.abort()
         self._epoll.close()
 
     def sweep_once(self, now: float) -> None:
@@ -207,11 +209,9 @@ class Door:
         return self.connections[-1], self.receivers[-1], peer
 
     def close(self) -> None:
-        for handler in list(self.poller.handlers()):
-            handler.abort()
+        self.poller.shut()
         for sock in self._sockets:
             sock.close()
-        self.poller.shut()
 
 
 @contextmanager

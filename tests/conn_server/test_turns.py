@@ -60,11 +60,9 @@ class Door:
         return theirs
 
     def close(self) -> None:
-        for handler in list(self.poller.handlers()):
-            handler.abort()
+        self.poller.shut()
         for sock in self._sockets:
             sock.close()
-        self.poller.shut()
 
 
 @pytest.fixture

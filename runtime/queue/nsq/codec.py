@@ -26,7 +26,6 @@ from ansq.tcp.protocol import Reader
 from ansq.tcp.types import NSQCommands, NSQErrorSchema, NSQMessageSchema
 
 from runtime.queue.nsq.errors import CommandRefused, ProtocolError
-from schema.names import queue_name_problem
 
 MAGIC: Final = b"  V2"
 HEARTBEAT: Final = b"_heartbeat_"
@@ -38,8 +37,6 @@ MAX_FRAME_BYTES: Final = 16 << 20
 # What an MPUB adds to its bodies: a count, and a length for each.
 MPUB_BYTES: Final = 4
 BODY_BYTES: Final = 4
-
-name_problem: Final = queue_name_problem
 
 _SIZE: Final = struct.Struct(">i")
 _TYPE_BYTES: Final = 4

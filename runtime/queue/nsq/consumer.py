@@ -30,6 +30,7 @@ from runtime.queue.nsq.lookup import Lookup
 from runtime.queue.nsq.options import NsqOptions
 from runtime.queue.nsq.placing import shares
 from runtime.queue.nsq.statistics import ConsumerStatistics
+from schema.names import queue_name_problem
 
 # Deliveries given out without letting other tasks run.
 _FAIR: Final = 32
@@ -56,7 +57,7 @@ class NsqConsumer:
             ValueError: topic or channel is no name, or `max_in_flight` is not positive.
         """
         for name in (topic, channel):
-            if problem := codec.name_problem(name):
+            if problem := queue_name_problem(name):
                 raise ValueError(problem)
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight is {max_in_flight}")

@@ -30,6 +30,7 @@ from runtime.queue.nsq.options import NsqOptions
 from runtime.queue.nsq.placing import choose
 from runtime.queue.nsq.statistics import ProducerStatistics
 from schema.access import Unavailable
+from schema.names import queue_name_problem
 
 # Unanswered MPUBs per connection: one that nsqd works on, and what hides the way there and back.
 _WINDOW: Final = 4
@@ -104,7 +105,7 @@ class NsqProducer:
         )
 
     def _admit(self, topic: str, bodies: Sequence[bytes], settle: Callable[[Exception | None], None]) -> Call:
-        if problem := codec.name_problem(topic):
+        if problem := queue_name_problem(topic):
             raise ValueError(problem)
         for body in bodies:
             if problem := codec.body_problem(body, self._options.max_message_bytes):
