@@ -467,8 +467,11 @@ async def test_messages_pass_through_tls(kind: str, tmp_path: Path) -> None:
         async with open_both(options(nsqd.address, tls=trusting)) as (producer, consumer):
             await producer.publish(TOPIC, numbers(1000))
             assert await take(consumer, 1000) == numbers(1000)
-        for wrong, reason in [(None, "E_INVALID"), (ssl.create_default_context(), "deadline")]:
-            chosen = options(nsqd.address, tls=wrong, publish_deadline_s=0.5)
+        for wrong, reason, deadline_s in [
+            (None, "E_INVALID", 30.0),
+            (ssl.create_default_context(), "deadline", 0.5),
+        ]:
+            chosen = options(nsqd.address, tls=wrong, publish_deadline_s=deadline_s)
             async with NsqQueue(chosen).open_producer() as producer:
                 with pytest.raises(Unavailable):
                     await producer.publish(TOPIC, [b"not taken"])
