@@ -1,12 +1,11 @@
 """A headless Chromium driven over its DevTools protocol (CDP), without a driver program.
 
-    open_browser
-     |- run_process      the browser; asked to close, then ended with its whole process group
+    running_browser      its process, one for all tests: to start one takes longer than most of them
+    open_browser         a test's own part of it: a context with its cookies, storage and tabs
      `- reader           answers to their callers, events to their tabs
 
-A test takes the fixture `chromium`; a conftest.py imports it and `chromium_path`.  It fails on what a
-user would find in the console: errors, uncaught exceptions, CSP violations.  A test that provokes some
-takes them with `Tab.take_problems`.
+A test takes the fixture `chromium`.  It fails on what a user would find in the console: errors, uncaught
+exceptions, CSP violations.  A test that provokes some takes them with `Tab.take_problems`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -141,10 +139,11 @@ class Tab:
 
 
 class Browser:
-    """A running Chromium.  Owned by `open_browser`."""
+    """A context of its own in a running Chromium.  Owned by `open_browser`."""
 
     def __init__(self, websocket: WebSocketConnection) -> None:
         self._websocket = websocket
+        self._context = ""
         self._ids = count(1)
         self._answers: dict[int, Json] = {}
         self._waiting: dict[int, trio.Event] = {}
@@ -152,7 +151,10 @@ class Browser:
 
     async def new_tab(self, url: str = "about:blank") -> Tab:
         """Open `url` in a window of its own, with its console watched from the start."""
-        target = (await self.call("Target.createTarget", url="about:blank", newWindow=True))["targetId"]
+        created = await self.call(
+            "Target.createTarget", url="about:blank", newWindow=True, browserContextId=self._context
+        )
+        target = created["targetId"]
         attached = await self.call("Target.attachToTarget", targetId=target, flatten=True)
         session = attached["sessionId"]
         tab = self._tabs[session] = Tab(self, session, target)
@@ -162,6 +164,11 @@ class Browser:
             await tab.call("Page.navigate", url=url)
             await tab.wait_until("location.href !== 'about:blank' && document.readyState === 'complete'")
         return tab
+
+    async def begin(self) -> None:
+        """Make the context; it and its tabs end with the connection, whatever becomes of the test."""
+        created = await self.call("Target.createBrowserContext", disposeOnDetach=True)
+        self._context = created["browserContextId"]
 
     async def close_tabs(self) -> None:
         """Close all pages; what was red in their consoles stays known.
@@ -212,55 +219,55 @@ class Browser:
                     self._tabs[message["sessionId"]].event_received(message["method"], message["params"])
 
 
+@contextmanager
+def running_browser(executable: str) -> Iterator[Path]:
+    """Run `executable` with a fresh profile, which is yielded; it is gone when the block is left."""
+    with (
+        # The browser's last helpers may still write there while it is being removed.
+        tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile,
+        subprocess.Popen(
+            [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield Path(profile)
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(CLOSE_DEADLINE_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 @asynccontextmanager
-async def open_browser(executable: str) -> AsyncIterator[Browser]:
-    """Start `executable` with a fresh profile; it and all its processes are gone when the block is left."""
-    # The browser's last helpers may still write there while it is being removed.
-    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:
-        profile = Path(folder)
-        async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    [executable, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    check=False,
-                    start_new_session=True,
-                )
+async def open_browser(profile: Path) -> AsyncIterator[Browser]:
+    """Open a context in the browser with that profile; its tabs close with the block."""
+    port, path = await _devtools(profile)
+    # The stream is ours: trio-websocket does not close one whose other end has gone first.
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as readers:
+        with trio.fail_after(START_DEADLINE_S):
+            websocket = await wrap_client_stream(
+                readers, stream, f"127.0.0.1:{port}", path, max_message_size=MAX_MESSAGE_BYTES
             )
-            try:
-                port, path = await _devtools(profile)
-                # The stream is ours: trio-websocket does not close one whose other end has gone first.
-                async with (
-                    await trio.open_tcp_stream("127.0.0.1", port) as stream,
-                    trio.open_nursery() as readers,
-                ):
-                    with trio.fail_after(START_DEADLINE_S):
-                        websocket = await wrap_client_stream(
-                            readers, stream, f"127.0.0.1:{port}", path, max_message_size=MAX_MESSAGE_BYTES
-                        )
-                    browser = Browser(websocket)
-                    readers.start_soon(browser.read)
-                    yield browser
-                    with contextlib.suppress(BrowserError, ConnectionClosed, trio.TooSlowError):
-                        await browser.call("Browser.close")
-                    with trio.move_on_after(CLOSE_DEADLINE_S):
-                        await process.wait()
-                    readers.cancel_scope.cancel()
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                nursery.cancel_scope.cancel()
+        browser = Browser(websocket)
+        readers.start_soon(browser.read)
+        await browser.begin()
+        yield browser
+        readers.cancel_scope.cancel()
 
 
-@pytest.fixture
-def chromium_path() -> str:
-    """The browser's program; without one a test is skipped, and fails in CI."""
+@pytest.fixture(scope="session")
+def chromium_profile() -> Iterator[Path]:
+    """The folder by which the tests' browser is found; without one a test is skipped, and fails in CI."""
     # Not async: a skip inside a nursery arrives as a group, and its reason is lost.
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is not None:
-        return executable
+        with running_browser(executable) as profile:
+            yield profile
+        return
     missing = f"no browser on PATH ({', '.join(NAMES)}): install Debian's chromium to run this test"
     if os.environ.get("CI"):
         pytest.fail(missing, pytrace=False)
@@ -268,9 +275,9 @@ def chromium_path() -> str:
 
 
 @pytest.fixture
-async def chromium(chromium_path: str) -> AsyncIterator[Browser]:
+async def chromium(chromium_profile: Path) -> AsyncIterator[Browser]:
     """A browser for one test, which fails on console errors that it has not taken."""
-    async with open_browser(chromium_path) as browser:
+    async with open_browser(chromium_profile) as browser:
         yield browser
         problems = browser.problems()
     assert not problems, "in the browser's console:\n" + "\n".join(problems)

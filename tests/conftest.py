@@ -17,6 +17,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ("tests.chromium",)  # one browser for all who ask for it
+
 OPEN_FILES = Path("/proc/self/fd")
 
 # One machine of the farm being slow is not a failing property; CI draws the same examples each time.

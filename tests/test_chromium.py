@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chromium import Browser, BrowserError, chromium, chromium_path
+from tests.chromium import Browser, BrowserError
 from tests.clients.fake_server import FakeServer, open_fake_server
-
-__all__ = ["chromium", "chromium_path"]
 
 
 @pytest.mark.usefixtures("no_leaks")

@@ -88,18 +88,9 @@ class Channel(CallSource):
         return self._usable() is not None
 
     @property
-    def failing(self) -> bool:
-        """Whether the last attempt to connect failed."""
-        return self._failing
-
-    @property
     def problem(self) -> str:
         """What the last failure was."""
         return self._problem
-
-    def connect_soon(self) -> None:
-        """Connect now, not on the first call."""
-        self._wanted.set()
 
     def close(self) -> None:
         """Take no more calls; those that are going on may end, and then the connection is closed."""

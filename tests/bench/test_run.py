@@ -81,7 +81,7 @@ async def test_server_that_ends_under_its_load_does_not_take_the_figures_with_it
         await watched.wait()
     assert result.server is not None
     assert str(watched.pid) in result.server.gone
-    assert result.total.count("units") == pytest.approx(75, abs=5)
+    assert result.total.count("units") == pytest.approx(75, rel=0.5)
 
 
 async def test_cpu_of_a_storm_is_taken_from_its_moment_until_it_is_over() -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from tests.conn_server.raw import ACCEPTED, CLOSE, PING, PONG, UPGRADE, frame
+from tests.program import started
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1:0"
 CLIENTS = 400
 AT_ONCE = 40
@@ -33,78 +28,6 @@ SETTINGS = {
     "ROOMCAST_DRAIN__TIMEOUT": "10s",
     "ROOMCAST_DRAIN__WORKERINTERVAL": "300ms",
 }
-
-
-class Program:
-    """A supervisor and its workers, which all say what they do into one pipe.
-
-    Attributes:
-        lines: log lines, and what is none under `text`.
-        ended: nobody has the pipe open any more: all of them are gone.
-    """
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-        self.ended = trio.Event()
-        self._more = trio.Event()
-
-    async def read(self) -> None:
-        assert self.process.stderr is not None
-        rest = b""
-        async for chunk in self.process.stderr:
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self.lines.append(json.loads(line) if line.startswith(b"{") else {"text": line.decode()})
-            self._more.set()
-            self._more = trio.Event()
-        self.ended.set()
-
-    def find(self, event: str, **fields: object) -> list[dict[str, Any]]:
-        wanted = {"event": event, **fields}.items()
-        return [line for line in self.lines if wanted <= line.items()]
-
-    async def wait(self, event: str, times: int = 1, **fields: object) -> dict[str, Any]:
-        """Return the line `event` with `fields`, once it has come so many times."""
-        while len(found := self.find(event, **fields)) < times:
-            await self._more.wait()
-        return found[times - 1]
-
-    async def pid(self, number: int) -> int:
-        pid = (await self.wait("worker started", worker=number))["pid"]
-        assert isinstance(pid, int)
-        return pid
-
-
-@asynccontextmanager
-async def started(folder: Path, **environ: str) -> AsyncIterator[Program]:
-    """Start it as a unit does; leaving kills what is left of it."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("ROOMCAST_")}
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-X", "faulthandler", "-m", "conn_server"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env={**clean, **SETTINGS, "PYTHONPATH": str(ROOT), **environ},
-    )
-    program = Program(process)
-    try:
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(program.read)
-                yield program
-                await program.ended.wait()
-                await process.wait()
-    finally:
-        process.kill()
-        for line in program.find("worker started"):
-            if not program.ended.is_set():
-                with suppress(ProcessLookupError):
-                    os.kill(line["pid"], signal.SIGKILL)
-        with trio.CancelScope(shield=True):
-            await process.wait()
-        assert process.stderr is not None
-        await process.stderr.aclose()
 
 
 @pytest.fixture
@@ -167,7 +90,7 @@ async def test_two_workers_share_the_clients_replace_each_other_and_drain_in_ste
         async with limit:
             clients.append(await connect(address))
 
-    async with started(tmp_path, **environ) as program:
+    async with started("conn_server", tmp_path, **SETTINGS, **environ) as program:
         address = (await program.wait("supervising"))["clients"]
         await hear(sock, b"READY=1")
         serving = [await program.wait("serving", worker=worker) for worker in (0, 1)]
@@ -204,7 +127,7 @@ async def test_two_workers_share_the_clients_replace_each_other_and_drain_in_ste
 
 
 async def test_worker_that_stands_still_is_replaced_and_none_outlives_the_supervisor(tmp_path: Path) -> None:
-    async with started(tmp_path, WATCHDOG_USEC="3000000") as program:
+    async with started("conn_server", tmp_path, **SETTINGS, WATCHDOG_USEC="3000000") as program:
         serving = await program.wait("serving", worker=1)
         os.kill(await program.pid(0), signal.SIGSTOP)
         await program.wait("worker ended", worker=0, reason="stalled", exit_code=-signal.SIGKILL)
@@ -222,7 +145,7 @@ async def test_worker_that_stands_still_is_replaced_and_none_outlives_the_superv
 async def test_what_is_to_be_mended_is_said_once_and_ends_it_all(tmp_path: Path) -> None:
     missing = str(tmp_path / "no.pem")
     files = {"ROOMCAST_WEBSOCKET__TLSCERT": missing, "ROOMCAST_WEBSOCKET__TLSKEY": missing}
-    async with started(tmp_path, **files) as program:
+    async with started("conn_server", tmp_path, **SETTINGS, **files) as program:
         await program.ended.wait()
     assert program.process.returncode == 2
     said = [line["text"] for line in program.lines if "text" in line]

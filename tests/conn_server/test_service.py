@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,6 +37,7 @@ from tests.conn_server.logic_nodes import FakePeers, LogicNode, nodes
 from tests.conn_server.serving import SUC, Peer, message, sign_in
 from tests.http import http_client
 from tests.logic_server.fakes import KEY, NOW
+from tests.program import started
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -343,28 +341,11 @@ async def test_process_starts_without_its_neighbours_and_drains_on_sigterm(tmp_p
         f'[websocket]\nbind = "{LOOPBACK}"\n[etcd]\naddrs = []\n[rpc]\nlogic = ["127.0.0.1:9"]\n'
         f'[srv]\nlistenAddr = "{LOOPBACK}"\n[admin]\nbind = "{LOOPBACK}"\n[log]\nformat = "json"\n'
     )
-    command = [sys.executable, "-W", "error", "-m", "conn_server", f"-conf={conf}"]
-    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ)
-    assert process.stderr is not None
-    lines: list[dict[str, str]] = []
-    try:
-        async with process.stderr:
-            with trio.fail_after(60):
-                rest, peer = b"", None
-                async for chunk in process.stderr:
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    lines += map(json.loads, whole)
-                    serving = next((line for line in lines if line["event"] == "serving"), None)
-                    if serving is not None and peer is None:
-                        at = Serving(serving["clients"], "", "", tls=False)
-                        peer = await Running(settings_for(), at=at).connect()
-                        process.send_signal(signal.SIGTERM)
-                        assert (await peer.closed()).code == 1001
-                        await peer.aclose()
-                assert await process.wait() == 0
-        assert lines[-1]["event"] == "stopped"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
+    async with started("conn_server", tmp_path, f"-conf={conf}") as program:
+        at = Serving((await program.wait("serving"))["clients"], "", "", tls=False)
+        peer = await Running(settings_for(), at=at).connect()
+        program.process.send_signal(signal.SIGTERM)
+        assert (await peer.closed()).code == 1001
+        await peer.aclose()
+    assert program.process.returncode == 0
+    assert program.lines[-1]["event"] == "stopped"

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner
 
 from job_worker.__main__ import main
+from tests.program import started
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -38,7 +37,7 @@ def test_admin_port_that_cannot_be_bound_is_said_in_one_line(tmp_path: Path) -> 
     conf = tmp_path / "job.toml"
     conf.write_text('[etcd]\naddrs = []\n[admin]\nbind = "192.0.2.1:7002"\n[log]\nlevel = "error"\n')
     command = [sys.executable, "-m", "job_worker", "-conf", str(conf)]
-    outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert outcome.returncode == 2
     assert outcome.stderr == "job: admin port 192.0.2.1:7002: Cannot assign requested address\n"
 
@@ -49,25 +48,8 @@ async def test_process_starts_without_its_neighbours_and_drains_on_sigterm(tmp_p
         '[etcd]\naddrs = []\n[rpc]\nconns = ["127.0.0.1:9"]\n[nsq]\naddr = "127.0.0.1:9"\n'
         '[admin]\nbind = "127.0.0.1:0"\n[log]\nformat = "json"\n'
     )
-    command = [sys.executable, "-m", "job_worker", f"-conf={conf}"]
-    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, cwd=ROOT)
-    try:
-        assert process.stderr is not None
-        lines: list[dict[str, str]] = []
-        with trio.fail_after(30):
-            rest, is_told = b"", False
-            async for chunk in process.stderr:
-                *whole, rest = (rest + chunk).split(b"\n")
-                lines += map(json.loads, whole)
-                if not is_told and any(line["event"] == "serving" for line in lines):
-                    process.send_signal(signal.SIGTERM)
-                    is_told = True
-            assert await process.wait() == 0
-        assert lines[-1]["event"] == "stopped"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-        if process.stderr is not None:
-            await process.stderr.aclose()
+    async with started("job_worker", tmp_path, f"-conf={conf}") as program:
+        await program.wait("serving")
+        program.process.send_signal(signal.SIGTERM)
+    assert program.process.returncode == 0
+    assert program.lines[-1]["event"] == "stopped"

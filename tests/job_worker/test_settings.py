@@ -7,6 +7,7 @@ import pytest
 from job_worker.settings import JobSettings
 from runtime.sections import Etcd
 from runtime.settings import SettingsError, describe, load
+from tests.runtime.queue.unreachable import UNREACHABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "examples" / "job.toml"
@@ -93,14 +94,7 @@ def test_contradictions_about_tls_are_refused(given: dict[str, object], message:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"nsq.addr": []}, "nsq.addr: needs one nsqd at least"),
-        ({"nsq.addr": ["127.0.0.1:0"]}, "nsq.addr: expected an address with a host and a port"),
-        ({"nsq.addr": ["a..b:4150"]}, "nsq.addr: expected an address such as"),
-        ({"etcd.addrs": ["a..b:2379"]}, "etcd.addrs: expected an address such as"),
-        ({"srv.listenAddr": "a..b:6001"}, "srv.listenAddr: expected an address such as"),
-        ({"nsq.topic": "a b"}, "nsq.topic: not 1 to 64 of letters"),
-        ({"nsq.topic": "x" * 63, "nsq.partitions": 11}, "nsq.topic: not 1 to 64 of letters"),
-        ({"nsq.topic": "t#ephemeral", "nsq.partitions": 2}, "nsq.topic: not 1 to 64 of letters"),
+        *UNREACHABLE,
         ({"nsq.channel": "a b"}, "nsq.channel: not 1 to 64 of letters"),
         ({"nsq.channel": ""}, "nsq.channel: not 1 to 64 of letters"),
         ({"nsq.lookupd": ["nsqlookupd:0"]}, "nsq.lookupd: expected an address with a host and a port"),

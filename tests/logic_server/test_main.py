@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import trio
 from click.testing import CliRunner
 
 from logic_server.__main__ import main
+from tests.program import started
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -43,26 +39,8 @@ async def test_process_starts_without_its_neighbours_and_drains_on_sigterm(tmp_p
         '[etcd]\naddrs = []\n[nsq]\naddr = "127.0.0.1:9"\n[srv]\nlistenAddr = "127.0.0.1:0"\n'
         '[admin]\nbind = "127.0.0.1:0"\n[log]\nformat = "json"\n'
     )
-    command = [sys.executable, "-m", "logic_server", f"-conf={conf}"]
-    environment = os.environ | {"ROOMCAST_TOKEN_SECRET": SECRET}
-    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, cwd=ROOT, env=environment)
-    try:
-        assert process.stderr is not None
-        lines: list[dict[str, str]] = []
-        with trio.fail_after(30):
-            rest, is_told = b"", False
-            async for chunk in process.stderr:
-                *whole, rest = (rest + chunk).split(b"\n")
-                lines += map(json.loads, whole)
-                if not is_told and any(line["event"] == "serving" for line in lines):
-                    process.send_signal(signal.SIGTERM)
-                    is_told = True
-            assert await process.wait() == 0
-        assert lines[-1]["event"] == "stopped"
-    finally:
-        if process.poll() is None:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-        if process.stderr is not None:
-            await process.stderr.aclose()
+    async with started("logic_server", tmp_path, f"-conf={conf}", ROOMCAST_TOKEN_SECRET=SECRET) as program:
+        await program.wait("serving")
+        program.process.send_signal(signal.SIGTERM)
+    assert program.process.returncode == 0
+    assert program.lines[-1]["event"] == "stopped"

@@ -166,7 +166,7 @@ async def test_frame_is_not_begun_before_the_one_in_front_is_stored() -> None:
         async with served.link() as call:
             await call.send_message(frame(message(1)))
             await call.send_message(frame(message(2), first=2))
-            await until(lambda: served.service.statistics().unanswered == 2)
+            await until(lambda: served.service.statistics().unanswered == 2 and bool(served.producer.batches))
             assert served.producer.batches == [1]
             served.producer.gate.set()
             assert (await receive(call)).stored == [1]

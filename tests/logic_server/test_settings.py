@@ -9,6 +9,7 @@ from runtime.queue.nsq import NsqOptions
 from runtime.sections import Etcd
 from runtime.settings import SettingsError, describe, load
 from schema.message import ENVELOPE_BYTES, MAX_BODY_BYTES, Level, Message
+from tests.runtime.queue.unreachable import UNREACHABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "deploy" / "examples" / "logic.toml"
@@ -57,19 +58,7 @@ def test_contradictions_about_tls_are_refused(given: dict[str, object], message:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"nsq.addr": []}, "nsq.addr: needs one nsqd at least"),
-        ({"nsq.addr": ["127.0.0.1:0"]}, "nsq.addr: expected an address with a host and a port"),
-        ({"nsq.addr": ["a..b:4150"]}, "nsq.addr: expected an address such as"),
-        ({"etcd.addrs": ["a..b:2379"]}, "etcd.addrs: expected an address such as"),
-        ({"srv.listenAddr": "a..b:6001"}, "srv.listenAddr: expected an address such as"),
-        ({"nsq.topic": "a b"}, "nsq.topic: not 1 to 64 of letters"),
-        ({"nsq.topic": "x" * 63, "nsq.partitions": 11}, "nsq.topic: not 1 to 64 of letters"),
-        ({"nsq.topic": "t#ephemeral", "nsq.partitions": 2}, "nsq.topic: not 1 to 64 of letters"),
-    ],
-)
+@pytest.mark.parametrize(("given", "message"), UNREACHABLE)
 def test_queue_that_could_not_be_reached_is_refused(given: dict[str, object], message: str) -> None:
     """Each of these once ended in a traceback, or in a service that ran and did nothing."""
     with pytest.raises(SettingsError) as caught:

@@ -29,7 +29,7 @@ from tests.standalone.running import KEY, token_of
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 # -- the command line
@@ -260,7 +260,7 @@ def test_taken_port_is_said_in_one_line_with_exit_code_2() -> None:
         }
         command = [sys.executable, "-W", "error", "-m", "standalone"]
         outcome = subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False, env=environment
+            command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False, env=environment
         )
     assert (outcome.returncode, outcome.stdout) == (2, "")
     assert outcome.stderr == f"standalone: client port {address}: Address already in use\n"

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from conn_server.http.demo import read_pages
-from tests.chromium import Browser, chromium, chromium_path
+from tests.chromium import Browser
 from tests.conn_server.http.serving import http_port
-
-__all__ = ["chromium", "chromium_path"]
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -121,7 +121,7 @@ async def test_channel_comes_back_after_the_server_was_away() -> None:
             stub = ProbeStub(channel)
             assert (await stub.Echo(Ask(id=1))).id == 1
             server.drain(grace_s=0)
-            await until(lambda: channel.failing)
+            await until(lambda: channel.statistics().failures.get("connect", 0) > 0)
             server = await nursery.start(partial(serve_rpc, [Probe()], address, limits=LIMITS))
             with trio.fail_after(10):
                 assert (await stub.Echo(Ask(id=2))).id == 2
@@ -152,9 +152,9 @@ async def test_channel_that_carries_one_long_call_comes_back_at_once() -> None:
 async def test_channel_whose_connection_has_lasted_comes_back_at_once() -> None:
     limits = replace(LIMITS, backoff_s=60, backoff_cap_s=0.05)
     async with probing(limits=limits) as (_, server, channel):
-        channel.connect_soon()
-        await until(lambda: channel.ready)
-        await trio.sleep(2 * limits.backoff_cap_s)  # no call at all
+        async with ProbeStub(channel).Chat.open() as stream:
+            await stream.send_request()  # nothing is answered
+        await trio.sleep(2 * limits.backoff_cap_s)
         lose(server)
         await until(lambda: channel.statistics().connected == 2)  # it is away for too short to be seen so
 
@@ -167,9 +167,8 @@ async def test_channel_whose_connections_do_not_last_waits_longer_and_longer() -
 
     limits = replace(LIMITS, backoff_s=0.5, backoff_cap_s=60)
     async with listening(hang_up) as address, open_channel(address, limits=limits) as channel:
-        channel.connect_soon()
-        with trio.move_on_after(0.7):
-            await trio.sleep_forever()
+        with trio.move_on_after(0.7), pytest.raises(RpcError):
+            await ProbeStub(channel).Echo(Ask(id=1))
         assert channel.statistics().connected <= 3  # at 0, from 0.25, from 0.75 s
 
 

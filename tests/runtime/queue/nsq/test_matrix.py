@@ -227,7 +227,7 @@ async def test_stopped_nsqd_is_noticed_and_found_again(kind: str, tmp_path: Path
         impatient = QUICK | {"answer_deadline_s": 0.4, "publish_deadline_s": 0.2, "connect_deadline_s": 0.3}
         chosen = options(nsqd.address, **impatient)
         async with open_both(chosen) as (producer, consumer):
-            await producer.publish(TOPIC, [b"before"])
+            await publish_again(producer, [b"before"])
             await nsqd.pause()
             with pytest.raises(Unavailable, match="not stored within"):
                 await producer.publish(TOPIC, [b"meanwhile"])
