@@ -95,7 +95,7 @@ def judge(crowd: Crowd) -> bool:
 def main(seconds: float, seed: int | None, members: int, rooms: int, kind: str) -> None:
     """Hurt a cluster, and see what its members notice."""
     seed = random.randrange(10_000) if seed is None else seed
-    talk = Talk(members=members, rooms=rooms)
+    talk = Talk(members=members, rooms=rooms, pause_s=0.05)
     with tempfile.TemporaryDirectory(prefix="roomcast-chaos-", ignore_cleanup_errors=True) as folder:
         is_kept = trio.run(lambda: run(Path(folder), seconds=seconds, seed=seed, talk=talk, kind=kind))
     print("promises kept" if is_kept else f"BROKEN PROMISE: --seed {seed} gives the same faults")

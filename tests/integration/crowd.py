@@ -68,7 +68,7 @@ class Talk:
 
     members: int = 24
     rooms: int = 4
-    pause_s: float = 0.05
+    pause_s: float = 0.1
     important_every: int = 5
     posts_every_s: float = 0.5
 

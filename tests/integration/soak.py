@@ -112,7 +112,7 @@ def judge_books(crowd: Crowd) -> bool:
 @click.option("--nsqd", "kind", type=click.Choice(["fake", "real"]), default=best_kind, help="best there is")
 def main(seconds: float, members: int, rooms: int, kind: str) -> None:
     """Load a cluster evenly, and see that nothing grows."""
-    talk = Talk(members=members, rooms=rooms)
+    talk = Talk(members=members, rooms=rooms, pause_s=0.05)
     with tempfile.TemporaryDirectory(prefix="roomcast-soak-", ignore_cleanup_errors=True) as folder:
         is_well = trio.run(lambda: run(Path(folder), seconds=seconds, talk=talk, kind=kind))
     print("nothing has grown" if is_well else "NOT WELL")

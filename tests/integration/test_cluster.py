@@ -50,7 +50,7 @@ async def test_two_hundred_members_in_three_rooms_hear_everything_once_and_in_on
 ) -> None:
     async with (
         open_cluster(etcd_path, tmp_path) as cluster,
-        open_crowd(cluster, Talk(members=200, rooms=3, pause_s=0.1)) as crowd,
+        open_crowd(cluster, Talk(members=200, rooms=3)) as crowd,
     ):
         await trio.sleep(3)
         await judge(crowd)
@@ -87,7 +87,7 @@ async def test_conn_servers_restart_in_turn_and_those_at_the_other_one_miss_noth
     etcd_path: str, tmp_path: Path
 ) -> None:
     async with (
-        open_cluster(etcd_path, tmp_path) as cluster,
+        open_cluster(etcd_path, tmp_path, logics=1) as cluster,
         open_crowd(cluster, Talk()) as crowd,
     ):
         for restarted, other in ((0, 1), (1, 0)):
