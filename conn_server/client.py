@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 from conn_server.admission import Admission
 from conn_server.connection import Connection, Pause
+from conn_server.frames import encode_frame
 from conn_server.origin import Origin
 from conn_server.rooms import Rooms
-from conn_server.session import Admit, Authenticate, CountMembers, Enqueue, Refusals, Rules, Session
+from conn_server.session import STANDING, Admit, Authenticate, CountMembers, Enqueue, Refusals, Rules, Session
 from schema.access import Grant, Refused, Unavailable
 from schema.closing import CloseCode
 from schema.envelope import encode_members
 from schema.message import Level, Message
+
+_STANDING_FRAMES: Final = {message: encode_frame(answer) for message, answer in STANDING.items()}
 
 
 class Logic(Protocol):
@@ -177,6 +180,7 @@ class Client:
             node.rooms.leave(connection, room)
         members = len(node.rooms.members(admit.join))
         answer = self.session.admitted(admit, members, trio.current_time(), node.unix_now())
+        connection.standing = _STANDING_FRAMES
         connection.look_at(self.session.next_deadline(connection.last_seen))
         return answer
 

@@ -85,6 +85,65 @@ async def test_answers_leave_in_order_and_before_what_wsproto_answers(door: Door
     ]
 
 
+STANDING = {b"hb": encode_frame(b"pong")}
+HEARTBEAT = frame(b"hb")
+
+
+async def test_standing_answer_is_given_without_asking_the_receiver(door: Door) -> None:
+    connection, echo, peer = door.enter()
+    peer.say(HEARTBEAT)
+    assert (echo.received, peer.frames()) == ([b"hb"], [(BINARY, b"hb")])
+    connection.standing = STANDING
+    connection.last_seen -= 5
+    for alone in (HEARTBEAT, HEARTBEAT * 3, HEARTBEAT + frame(b"x") + HEARTBEAT):
+        peer.say(alone)
+    peer.say(frame(b"hc"), frame(b"hb", TEXT))
+    pong, x, other = (BINARY, b"pong"), (BINARY, b"x"), (BINARY, b"hc")
+    assert peer.frames() == [pong, *[pong] * 3, pong, x, pong, other, pong]
+    assert echo.received == [b"hb", b"x", b"hc"]
+    assert connection.last_seen == door.poller.now
+    assert door.wire.frames == 10
+
+
+async def test_standing_message_is_none_in_the_middle_of_another(door: Door) -> None:
+    connection, echo, peer = door.enter()
+    connection.standing = STANDING
+    # Eight bytes read alone: the end of a frame, a piece of a big one, and not allowed where they stand.
+    looks_like_one = frame(b"hb", key=bytes(4))
+    for size in (100, 5000):
+        whole = frame(bytes(size - 8) + looks_like_one, key=bytes(4))
+        peer.say(whole[:-8], whole[-8:])
+        assert peer.frames() == [(BINARY, bytes(size - 8) + looks_like_one)]
+    peer.say(frame(b"begun", 0x02), looks_like_one)
+    assert [close_code(closing) for closing in peer.frames()] == [CloseCode.PROTOCOL_ERROR]
+    assert echo.closings == 1
+
+
+async def test_standing_answers_wait_behind_what_a_slow_peer_has_not_taken(door: Door) -> None:
+    connection, _, peer = door.enter()
+    connection.standing = STANDING
+    count = fill(connection)
+    peer.say(HEARTBEAT)
+    frames = peer.frames()
+    while connection.outbox is not None:
+        frames += peer.frames()
+    assert frames == [*[(BINARY, b"x" * 1000)] * count, (BINARY, b"pong")]
+
+
+async def test_no_standing_answer_is_given_while_work_is_under_way_or_closing(door: Door) -> None:
+    connection, echo, peer = door.enter()
+    connection.standing = STANDING
+    echo.answers[b"work"] = Pause.PAUSE
+    peer.say(frame(b"work"), HEARTBEAT)
+    assert peer.frames() == []
+    connection.resume()
+    assert peer.frames() == [(BINARY, b"pong")]
+    connection.close(CloseCode.GOING_AWAY)
+    peer.say(HEARTBEAT)
+    assert connection.state == CLOSING  # its side has ended: a frame would have been an error
+    assert [first for first, _ in peer.frames()] == [CLOSE]
+
+
 async def test_nothing_is_kept_at_rest(door: Door) -> None:
     connection, _, peer = door.enter()
     peer.say(frame(b"a", PING), frame(b"ab", 0x02), frame(b"c", PING), frame(b"d", 0x80), frame(b"e" * 9000))

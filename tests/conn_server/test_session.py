@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from conn_server.session import (
+    STANDING,
     Admit,
     Authenticate,
     CountMembers,
@@ -81,9 +82,11 @@ def test_request_before_sign_in_gets_its_id_back() -> None:
     assert err(session.frame_received(message(request_id=9), NOW)) == (0, 100, "请登录", 9)
 
 
-def test_heartbeat_after_sign_in_is_answered_with_the_constant_pong() -> None:
-    session, _ = signed_in_session()
-    assert session.frame_received(HEARTBEAT, NOW) is PONG
+@pytest.mark.parametrize("version", [0, 1])
+def test_standing_answers_are_those_of_a_signed_in_session(version: int) -> None:
+    session, _ = signed_in_session(version=version)
+    assert STANDING[HEARTBEAT] == PONG
+    assert {message: session.frame_received(message, NOW) for message in STANDING} == STANDING
 
 
 def test_heartbeat_with_an_id_gets_it_back() -> None:
@@ -122,7 +125,7 @@ def test_sign_in_of_version_one_tells_members_heartbeat_and_time() -> None:
 
 def test_uid_zero_is_signed_in_like_anybody_else() -> None:
     session, _ = signed_in_session(grant=Grant(0, "ann"))
-    assert session.frame_received(HEARTBEAT, NOW) is PONG
+    assert session.frame_received(HEARTBEAT, NOW) == PONG
 
 
 def test_refused_sign_in_keeps_the_connection_and_may_be_tried_again() -> None:
