@@ -49,7 +49,7 @@ async def test_peer_speaks_the_protocol(name: str) -> None:
 
 
 async def test_ours_takes_the_settings_and_the_secret_that_it_is_started_with() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         async with open_contender(RECIPES["ours"], cpu=None) as running:
             token = TokenAuthority(running.secret.encode()).issue("7", time.time())
             async with open_client(running.url, token=token, room="lobby") as ann:
@@ -58,7 +58,7 @@ async def test_ours_takes_the_settings_and_the_secret_that_it_is_started_with() 
 
 
 async def test_both_workers_of_a_conn_server_are_watched_and_check_tokens_themselves() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(90):
         async with open_contender(RECIPES["conn-2"], cpu=None) as running:
             supervisor, *workers = running.pids
             token = TokenAuthority(running.secret.encode()).issue("7", time.time())

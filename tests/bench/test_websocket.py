@@ -47,7 +47,7 @@ def poller() -> Iterator[Poller]:
 
 async def heard(poller: Poller, *parts: bytes) -> tuple[Noted, bytes]:
     """Let a server answer the upgrade with `parts`, one after the other, and end; return what it got too."""
-    got = bytearray()
+    got, is_at_end = bytearray(), trio.Event()
 
     async def script(stream: trio.SocketStream) -> None:
         await stream.receive_some()
@@ -57,13 +57,15 @@ async def heard(poller: Poller, *parts: bytes) -> tuple[Noted, bytes]:
         await stream.send_eof()
         async for data in stream:
             got.extend(data)
+        is_at_end.set()
 
     noted = Noted()
     async with open_script(script) as port:
         endpoint = Endpoint("127.0.0.1", port, socket.AF_INET, None)
         WebSocket(poller, endpoint, UPGRADE, KEY, noted).connect()
         await drive(poller, lambda: bool(noted.ends))
-        await trio.sleep(0.01)
+        with trio.fail_after(10):
+            await is_at_end.wait()
     return noted, bytes(got)
 
 

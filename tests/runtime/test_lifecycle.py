@@ -197,7 +197,7 @@ async def child(manner: str, program: str = CHILD, **environ: str) -> AsyncItera
         env={**os.environ, **environ},
     )
     try:
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             await said(process, READY)
             yield process
     finally:

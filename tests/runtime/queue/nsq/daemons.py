@@ -239,6 +239,7 @@ class RealNsqd(Daemon):
                 f"-tls-cert={flags.tls_cert}",
                 f"-tls-key={flags.tls_cert}",
                 "-tls-required=tcp-https",
+                "-https-address=127.0.0.1:0",  # nobody asks it there, and its own is taken beside another
             ]
         if flags.auth_server:
             command += [f"-auth-http-address={flags.auth_server}"]

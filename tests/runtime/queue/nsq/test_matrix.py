@@ -306,10 +306,10 @@ async def test_poisonous_message_is_set_aside_and_never_comes_again(kind: str, t
 
 async def test_unanswered_loan_comes_again_and_late_answer_is_counted(kind: str, tmp_path: Path) -> None:
     async with open_pair(kind, tmp_path, **QUICK) as (nsqd, producer, consumer):
+        began = trio.current_time()
         await producer.publish(TOPIC, [b"kept", b"held"])
         kept, held = await consumer.receive(), await consumer.receive()
         again = None
-        began = trio.current_time()
         while again is None:
             kept.touch()
             with trio.move_on_after(0.3):
