@@ -62,7 +62,7 @@ async def test_queue_and_registry_go_and_come_back_under_load_and_nothing_is_los
     etcd_path: str, tmp_path: Path
 ) -> None:
     async with (
-        open_cluster(etcd_path, tmp_path) as cluster,
+        open_cluster(etcd_path, tmp_path, logics=1) as cluster,
         open_crowd(cluster, Talk()) as crowd,
     ):
         await cluster.nsqd.end()
