@@ -24,6 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from conn_server.http.streams import HandedStream
 from conn_server.rejection import Rejection
 from conn_server.settings import Http, WebSocket
+from conn_server.upgrade import may_be_upgrade
 from runtime.failures import leaves
 from runtime.http import HastyStream, HttpConnection, Leave, Stages, http_config
 
@@ -279,7 +280,7 @@ class _Connection(HttpConnection):
 def _is_upgrade(request: Request, path: bytes) -> bool:
     return (
         request.method == b"GET"
-        and request.target.split(b"?", 1)[0] == path
+        and may_be_upgrade(b"GET %s " % request.target, path)
         and any(name == b"upgrade" and value.lower() == b"websocket" for name, value in request.headers)
     )
 

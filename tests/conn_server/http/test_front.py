@@ -176,13 +176,19 @@ async def test_peer_that_does_not_end_after_our_end_is_not_waited_for_long(
 # -- upgrades on a kept connection
 
 
-@pytest.mark.parametrize("before", [POST, GET, POST + GET + POST])
-async def test_later_upgrade_is_given_back_with_all_its_bytes(before: bytes) -> None:
+ABSOLUTE = UPGRADE.replace(b"/room?v=1", b"http://chat.example/room?v=1")
+
+
+@pytest.mark.parametrize(
+    ("before", "upgrade"),
+    [(POST, UPGRADE), (GET, UPGRADE), (POST + GET + POST, UPGRADE), (POST, ABSOLUTE)],
+)
+async def test_later_upgrade_is_given_back_with_all_its_bytes(before: bytes, upgrade: bytes) -> None:
     async with http_port() as served, await served.connect() as stream:
-        await stream.send_all(before + UPGRADE + b"\x81\x80rest")
+        await stream.send_all(before + upgrade + b"\x81\x80rest")
         await served.until(lambda: bool(served.given_back))
         ((sock, received),) = served.given_back
-        assert received == UPGRADE + b"\x81\x80rest"
+        assert received == upgrade + b"\x81\x80rest"
         assert (served.front.statistics().open, served.front.statistics().given_back) == (0, 1)
         sock.send(b"ours again")
         while not (got := bytes(await stream.receive_some())).endswith(b"ours again"):
@@ -213,6 +219,7 @@ async def test_first_request_is_never_given_back() -> None:
     "request_",
     [
         UPGRADE.replace(b"/room?v=1", b"/rooms"),
+        ABSOLUTE.replace(b"/room?v=1", b"/rooms"),
         UPGRADE.replace(b"/room?v=1", b"/msg"),
         UPGRADE.replace(b"GET", b"PUT"),
         UPGRADE.replace(b"WebSocket\r", b"h2c\r"),
