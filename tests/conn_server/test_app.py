@@ -64,7 +64,7 @@ class Running:
 
     async def until_ready(self) -> None:
         async with http_client() as client:
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while (await client.get(f"http://{self.at.admin}/readyz")).status_code != 200:  # noqa: ASYNC110
                     await trio.sleep(0.02)
 
