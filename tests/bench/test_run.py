@@ -17,6 +17,8 @@ from tests.clients.fake_server import FakeServer, Member, open_fake_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # in which the kernel counts CPU time
+
 
 async def test_two_processes_share_one_load_and_the_server_is_watched() -> None:
     seen: list[tuple[str, Sample]] = []
@@ -81,7 +83,8 @@ async def test_server_that_ends_under_its_load_does_not_take_the_figures_with_it
         await watched.wait()
     assert result.server is not None
     assert str(watched.pid) in result.server.gone
-    assert result.total.count("units") == pytest.approx(75, rel=0.5)
+    # A generator that does not get its core sends less, but never more than was due.
+    assert 38 <= result.total.count("units") <= 80
 
 
 async def test_cpu_of_a_storm_is_taken_from_its_moment_until_it_is_over() -> None:
@@ -102,5 +105,6 @@ async def test_cpu_of_a_storm_is_taken_from_its_moment_until_it_is_over() -> Non
             result = await Coordinator(target, load, [os.getpid()], lambda *_: None).run(1, None)
     assert result.server is not None
     assert result.total.count("units") == 10
-    assert result.server.measured.cpu_ns > 8 * 20_000_000  # the kernel counts in ticks
+    assert result.server.measured.cpu_ns >= 10 * 20_000_000 - 2 * TICK_NS
     assert result.server.measured.wall_ns > 1e9
+    assert result.server.measured.wall_ns == pytest.approx(result.total.count("storm_ns"), abs=100_000_000)

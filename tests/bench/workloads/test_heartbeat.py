@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from schema.envelope import PackageType, Request
-from tests.bench.running import carry_out, carry_out_in_parts, plan_for
+from tests.bench.running import carry_out, carry_out_in_parts, is_sent, plan_for
 from tests.clients.fake_server import FakeServer, Member, open_fake_server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -16,9 +16,9 @@ async def test_open_loop_sends_at_its_rate_and_every_heartbeat_is_answered() -> 
         opened, total = await carry_out(plan)
         await server.wait_for_members(0)
     assert opened.counts["connections"] == 10
-    assert total.count("units") == pytest.approx(40, rel=0.25)
+    assert is_sent(total.count("units"), 40)
     assert total.count("unanswered") == 0
-    assert sum(total.spans["latency"].counts.values()) == pytest.approx(total.count("units"), rel=0.25)
+    assert total.count("units") - 3 <= sum(total.spans["latency"].counts.values()) <= 42
     assert total.problems == {}
 
 
@@ -37,7 +37,7 @@ async def test_processes_without_clients_leave_the_rate_to_the_others() -> None:
         plan = plan_for(server.room_url, workload="heartbeat", connections=2, active=0.5, rate=100.0)
         total = await carry_out_in_parts(plan, 3)
     assert total.count("connections") == 2
-    assert total.count("units") == pytest.approx(40, rel=0.25)
+    assert is_sent(total.count("units"), 40)
 
 
 class Overloaded(FakeServer):
@@ -58,7 +58,7 @@ async def test_what_an_overloaded_server_answers_afterwards_is_not_its_rate() ->
         plan = plan_for(server.room_url, workload="heartbeat", connections=5, rate=200.0, drain_s=3.0)
         _, total = await carry_out(plan)
     assert total.count("units") <= 0.4 * 50 + 1
-    assert sum(total.spans["latency"].counts.values()) == pytest.approx(80, rel=0.25)
+    assert is_sent(sum(total.spans["latency"].counts.values()), 80)
 
 
 async def test_heartbeats_that_are_never_answered_are_counted() -> None:

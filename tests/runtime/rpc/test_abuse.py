@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -91,8 +91,11 @@ async def echoed(channel: Channel) -> int:
     """Be served; a server with so little patience may take us, too, for a peer that says nothing."""
     with trio.fail_after(15):
         while True:
-            with suppress(RpcError):
+            try:
                 return (await ProbeStub(channel).Echo(Ask(id=42))).id
+            except RpcError as error:
+                if error.status is not Status.UNAVAILABLE:
+                    raise
 
 
 async def send_all(peer: Peer, data: bytes) -> None:
