@@ -19,7 +19,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -427,26 +427,36 @@ class Connection:
         if self.outbox.is_overfull:
             self._evict("overflow")
 
-    def unsent(self, frame: bytes, sent: int, error: OSError | None, level: Level) -> None:
-        """Go on after a send that was not complete: `sent` bytes, or an error; broadcasts call it, too."""
+    def unsent(self, frames: Sequence[tuple[bytes, Level]], sent: int, error: OSError | None) -> None:
+        """Go on after a send of `frames` that was not complete: `sent` bytes, or an error.
+
+        Broadcasts call it, too.
+        """
         if error is not None and not isinstance(error, BLOCKED):
-            self._count_gone(Frames(1, 0) if level is Level.NORMAL else Frames(0, 1))
+            normal = sum(level is Level.NORMAL for _, level in frames)
+            self._count_gone(Frames(normal, len(frames) - normal))
             self.abort()
             return
         limits, now = self._wire.limits, self._wire.poller.now
-        self.outbox = Outbox(limits.outbox_soft_bytes, limits.outbox_hard_bytes, now)
-        self.outbox.offer(memoryview(frame)[sent:], level)
-        self._listen_for(self._interest | WRITABLE)
-        self.look_at(now + limits.stall_timeout_s)
+        for frame, level in frames:
+            if self.outbox is not None:
+                self.send_frame(frame, level)
+            elif sent >= len(frame):
+                sent -= len(frame)
+            else:
+                self.outbox = Outbox(limits.outbox_soft_bytes, limits.outbox_hard_bytes, now)
+                self.outbox.offer(memoryview(frame)[sent:], level)
+                self._listen_for(self._interest | WRITABLE)
+                self.look_at(now + limits.stall_timeout_s)
 
     def _send_now(self, frame: bytes, level: Level) -> None:
         try:
             sent = self.sock.send(frame)
         except OSError as exc:
-            self.unsent(frame, 0, exc, level)
+            self.unsent([(frame, level)], 0, exc)
         else:
             if sent != len(frame):
-                self.unsent(frame, sent, None, level)
+                self.unsent([(frame, level)], sent, None)
 
     def _flush(self) -> None:
         outbox = self.outbox

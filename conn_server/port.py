@@ -60,7 +60,7 @@ class ClientPort:
         self._tls = tls_context(settings)
         self._draining = trio.Event()
         self._deadline = inf
-        self.broadcaster = Broadcaster(node.rooms)
+        self.broadcaster = Broadcaster(node.rooms, joins=self._tls is None)
 
     def drain(self, deadline: float) -> None:
         """Stop accepting and send all clients away; `run` ends when they are gone, or at `deadline`."""

@@ -14,6 +14,8 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -48,8 +50,8 @@ _log: Final[FilteringBoundLogger] = structlog.get_logger("logic")
 class Broadcasts(Protocol):
     """Who sends a push to the members here."""
 
-    async def broadcast(self, push: Push) -> int:
-        """Send `push`; return to how many."""
+    async def broadcast(self, *pushes: Push) -> int:
+        """Send `pushes`, all of one room; return to how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +90,19 @@ class ConnService(ConnBase):
             self._streams -= 1
 
     async def _deliver(self, request: DeliverRequest) -> DeliverReply:
-        reply = DeliverReply()
+        reply, pushes = DeliverReply(), []
         self._requests += 1
         for batch in request.batches:
             try:
-                push = Push.decode(batch.push)
+                pushes.append(Push.decode(batch.push))
             except Malformed as problem:
                 self._malformed += 1
                 reply.refused.add(number=batch.number, text=str(problem))
-                continue
-            self._pushes += 1
-            await self._broadcaster.broadcast(push)
-            reply.taken.append(batch.number)
+            else:
+                reply.taken.append(batch.number)
+        self._pushes += len(pushes)
+        for _, of_room in groupby(pushes, attrgetter("room")):
+            await self._broadcaster.broadcast(*of_room)
         return reply
 
     async def BroadcastRoom(self, stream: Stream[BroadcastRoomReq, BroadcastRoomReply]) -> None:

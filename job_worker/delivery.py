@@ -9,7 +9,7 @@ Why calls of several rooms are under way at once is rule 1 of lane.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import random
@@ -35,12 +35,15 @@ LONGEST_TICK_S: Final = 4 * CHECK_INTERVAL_S
 class ConnServer(Protocol):
     """One conn server, as a lane needs it.  Batches of one room come one after the other."""
 
-    async def broadcast(self, push: Push) -> object:
-        """Return once it has put `push` into the outboxes of the room's members; what is returned is ignored.
+    async def broadcast(self, pushes: Sequence[Push]) -> Sequence[Refused | None]:
+        """Put `pushes`, of one room, into the outboxes of its members, one after the other.
+
+        Returns:
+            Of the first ones, one at least, in order: None once it is done, Refused if it never will be.  It
+            is asked again for the rest.
 
         Raises:
-            Unavailable: it may not have got it; it is asked again.
-            Refused: it will never take it.
+            Unavailable: it may not have got them; it is asked again.
         """
 
 
@@ -216,47 +219,52 @@ class Lanes:
 
     async def _work(self, opened: _Opened, server: ConnServer) -> None:
         while True:
-            held = opened.lane.take(self._time.now())
-            if held is None:
-                await opened.idle.park()
-            else:
-                await self._deliver(opened, server, held)
+            burst = opened.lane.take(self._time.now())
+            if burst:
+                await self._deliver(opened, server, burst)
                 if opened.lane.take_relief():
                     self._space.unpark_all()
+            else:
+                await opened.idle.park()
 
-    async def _deliver(self, opened: _Opened, server: ConnServer, held: Held) -> None:
-        """Call until the batch is over."""
+    async def _deliver(self, opened: _Opened, server: ConnServer, burst: list[Held]) -> None:
+        """Call until the burst is over, or has gone back to the lane."""
         lane = opened.lane
         longest_s = FIRST_PAUSE_S
-        while True:
+        while burst:
             # Not Trio's deadline: it would pass while this process stands still, and the batch be sent again
             # though its answer is there to be read.
             call = trio.CancelScope()
             opened.calls[call] = self._time.now() + self._settings.call_timeout_s
+            outcomes: Sequence[Refused | None] = ()
             try:
                 with call:
-                    await server.broadcast(held.push)
-                    self._note_alive(opened)
-                    lane.answered(held, self._time.now())
-                    return
-            except Refused as exc:
-                self._note_alive(opened)
-                self._log.error("conn server refuses a batch", address=opened.name, text=exc.text)
-                lane.refused(held, self._time.now())
-                return
+                    outcomes = await server.broadcast([held.push for held in burst])
             except Unavailable:
                 pass
             finally:
                 del opened.calls[call]
-            if not lane.failed(held, self._time.now()):
+            if outcomes:
+                self._settle(opened, burst, outcomes)
                 return
-            await trio.sleep(longest_s * (1 + self._jitter()) / 2)
-            longest_s = min(2 * longest_s, LONGEST_PAUSE_S)
-            self._tally.retried += 1
+            now = self._time.now()
+            burst = [held for held in burst if lane.failed(held, now)]
+            if burst:
+                await trio.sleep(longest_s * (1 + self._jitter()) / 2)
+                longest_s = min(2 * longest_s, LONGEST_PAUSE_S)
+                self._tally.retried += 1
 
-    def _note_alive(self, opened: _Opened) -> None:
+    def _settle(self, opened: _Opened, burst: Sequence[Held], outcomes: Sequence[Refused | None]) -> None:
         if opened.lane.is_detached:
             self._log.info("conn server answers again", address=opened.name)
+        now, tried = self._time.now(), len(outcomes)
+        opened.lane.untried(burst[tried:])
+        for held, refusal in zip(burst[:tried], outcomes, strict=True):
+            if refusal is None:
+                opened.lane.answered(held, now)
+            else:
+                self._log.error("conn server refuses a batch", address=opened.name, text=refusal.text)
+                opened.lane.refused(held, now)
 
     def statistics(self) -> DeliveryStatistics:
         """Return what there is now and was so far."""

@@ -1,9 +1,10 @@
 """What waits for one conn server: bounded, in order, and for how long.  Pure.
 
 Rules
-1. A room's batches leave in the order in which they were offered, each when the one before is over.  Batches
+1. A room's batches leave in the order in which they were offered, when those before are over.  Batches
    of different rooms are under way at the same time: one call after the other would make a busy conn server's
-   round trip the limit of all rooms, and only a room's order is promised.
+   round trip the limit of all rooms, and only a room's order is promised.  What has gathered meanwhile leaves
+   together, as a burst: a conn server that is behind gets more with each call, and catches up.
 2. Over `max_batches` or `max_bytes` the oldest waiting NORMAL is dropped; IMPORTANT stays.
 3. A lane that is full is no reason to drop as long as it turns over what it holds within `patience_s`: until
    then whoever offers is asked to wait (`wait_until`), and with it the queue.  A slower lane drops from then
@@ -11,8 +12,8 @@ Rules
 4. A lane that holds batches and has had no answer for `detach_after_s` is detached and holds nobody up: its
    NORMAL is dropped, its IMPORTANT is kept, and one NORMAL at a time is tried when there is nothing else to
    try.  An answer attaches it again.
-5. A NORMAL that is tried for `detach_after_s` is given up even if the lane is alive; IMPORTANT is given up
-   `window_s` after it was offered.
+5. A NORMAL whose burst is tried for `detach_after_s` is given up even if the lane is alive; IMPORTANT is
+   given up `window_s` after it was offered.
 6. A lane that answers, but holds a batch that was offered `detach_after_s` ago, is behind: what it holds and
    what is offered to it holds nobody up any more.  Nobody would else be served faster than it, once all that
    may be on loan from the queue waits for it.
@@ -24,6 +25,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -33,6 +35,9 @@ from schema.message import Level, Push
 
 BOOKKEEPING_BYTES = 512
 """What a held batch costs beside its body."""
+BURST_BATCHES = 16
+BURST_BYTES = 16 * 1024
+"""Of the bodies of one burst; a batch that is larger itself leaves alone."""
 
 
 @dataclass(slots=True)
@@ -88,6 +93,14 @@ class Held:
             self.handover.keep()
 
 
+@dataclass(slots=True)
+class _Busy:
+    """A room with a burst under way: what waits behind it, and how many batches of it are not over."""
+
+    rest: deque[Held]
+    under_way: int
+
+
 class Lane:
     """The batches for one conn server.  Owned by `Lanes`; `close` settles what is left.
 
@@ -103,7 +116,7 @@ class Lane:
         self._held_bytes = 0
         # A room is in one of them: batches that may leave, or the rest behind the one under way.
         self._ready: OrderedDict[str, deque[Held]] = OrderedDict()
-        self._busy: dict[str, deque[Held]] = {}
+        self._busy: dict[str, _Busy] = {}
         self._droppable: OrderedDict[Held, None] = OrderedDict()
         self._unanswered_since = inf
         self._answered = 0
@@ -139,10 +152,7 @@ class Lane:
             return
         self._held[held] = None
         self._held_bytes += held.size_bytes
-        queue = self._busy.get(push.room)
-        if queue is None:
-            queue = self._ready.setdefault(push.room, deque())
-        queue.append(held)
+        self._queue_of(push.room).append(held)
         if push.level is Level.NORMAL:
             self._droppable[held] = None
         if self.is_detached or self.is_behind:
@@ -169,16 +179,24 @@ class Lane:
         """Whether `take` would give a batch."""
         return bool(self._ready)
 
-    def take(self, now: float) -> Held | None:
-        """Return the next batch to call with, or None; rooms take turns."""
+    def take(self, now: float) -> list[Held]:
+        """Return the next burst to call with, of one room, in order; empty for none.  Rooms take turns."""
         if not self._ready:
-            return None
+            return []
         room, queue = self._ready.popitem(last=False)
-        held = queue.popleft()
-        self._busy[room] = queue
-        self._droppable.pop(held, None)
-        held.called_at = now
-        return held
+        burst = [queue.popleft()]
+        if not self.is_detached:  # one is enough to try it with
+            left_bytes = BURST_BYTES - len(burst[0].push.body)
+            while queue and len(burst) < BURST_BATCHES:
+                left_bytes -= len(queue[0].push.body)
+                if left_bytes < 0:
+                    break
+                burst.append(queue.popleft())
+        self._busy[room] = _Busy(queue, len(burst))
+        for held in burst:
+            self._droppable.pop(held, None)
+            held.called_at = now
+        return burst
 
     def answered(self, held: Held, now: float) -> None:
         """Note that the conn server has taken a batch."""
@@ -204,6 +222,17 @@ class Lane:
         if reason:
             self._drop(held, reason)
         return not reason
+
+    def untried(self, rest: Sequence[Held]) -> None:
+        """Take back the end of a burst whose beginning is about to be settled."""
+        for held in reversed(rest):
+            busy = self._busy[held.push.room]
+            busy.under_way -= 1
+            busy.rest.appendleft(held)
+            held.called_at = None
+            if held.push.level is Level.NORMAL:
+                self._droppable[held] = None
+                self._droppable.move_to_end(held, last=False)
 
     def _note_answer(self, now: float) -> None:
         self._answered += 1
@@ -261,14 +290,17 @@ class Lane:
         self._droppable.pop(held, None)
         room = held.push.room
         if held.called_at is None:
-            queue = self._busy.get(room)
-            if queue is None:
-                queue = self._ready[room]
-                if len(queue) == 1:
-                    del self._ready[room]
+            queue = self._queue_of(room)
             queue.remove(held)
-        elif rest := self._busy.pop(room):
-            self._ready[room] = rest
+            if not queue:
+                self._ready.pop(room, None)
+        else:
+            busy = self._busy[room]
+            busy.under_way -= 1
+            if not busy.under_way:
+                del self._busy[room]
+                if busy.rest:
+                    self._ready[room] = busy.rest
         if (
             2 * len(self._held) <= self._settings.max_batches
             and 2 * self._held_bytes <= self._settings.max_bytes
@@ -277,6 +309,10 @@ class Lane:
             self._patience_ends = inf
             self._is_slow = False
         held.handover.settle(outcome, is_kept=held.is_kept)
+
+    def _queue_of(self, room: str) -> deque[Held]:
+        busy = self._busy.get(room)
+        return self._ready.setdefault(room, deque()) if busy is None else busy.rest
 
     def _is_full(self) -> bool:
         return len(self._held) >= self._settings.max_batches or self._held_bytes >= self._settings.max_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,6 +21,7 @@ from schema.proto.conn_pb2 import DeliverReply, DeliverRequest
 if TYPE_CHECKING:
     from grpclib.client import Stream
 
+Way = Callable[[Sequence[Push]], Awaitable[Sequence[Refused | None]]]
 FINAL: Final = frozenset(
     {
         Status.UNKNOWN,  # the handler failed, or refused in the Go system's manner
@@ -56,7 +57,7 @@ class RemoteConn:
         self._timeout_s = timeout_s
         self._log = log
         self._backoff = Backoff(limits.backoff_s, limits.backoff_cap_s, random.Random())  # noqa: S311
-        self._way: Callable[[Push], Awaitable[None]] | None = None
+        self._way: Way | None = None
         self._problem = "not connected yet"
         self._way_found = trio.lowlevel.ParkingLot()
 
@@ -72,17 +73,19 @@ class RemoteConn:
                 return
             await trio.sleep(self._backoff.draw_s())
 
-    async def broadcast(self, push: Push) -> None:
-        """Return once the conn server has taken `push`.  Cancelled, it may or may not have.
+    async def broadcast(self, pushes: Sequence[Push]) -> Sequence[Refused | None]:
+        """Return what the conn server says to `pushes`.  Cancelled, it may or may not have taken them.
+
+        Returns:
+            None for what it has taken, of the first ones; a Go conn server is asked one at a time.
 
         Raises:
             Unavailable: not reached, or no answer in time.
-            Refused: it does not take this push.
         """
         way = self._way or await self._wait_way()
-        await way(push)
+        return await way(pushes)
 
-    async def _wait_way(self) -> Callable[[Push], Awaitable[None]]:
+    async def _wait_way(self) -> Way:
         with trio.move_on_after(self._timeout_s):
             while self._way is None:
                 await self._way_found.park()
@@ -120,7 +123,7 @@ class RemoteConn:
             raise RpcError(Status.INTERNAL, "a stream that begins without its opening")
         raise unavailable("no answer to the opening of a stream")
 
-    async def _offer(self, way: Callable[[Push], Awaitable[None]], keep: Callable[[], Awaitable[str]]) -> str:
+    async def _offer(self, way: Way, keep: Callable[[], Awaitable[str]]) -> str:
         """Let pushes take `way` as long as `keep` takes; return what that returns."""
         self._backoff.reset()
         self._way = way
@@ -135,10 +138,11 @@ class RemoteConn:
             await self._channel.wait_changed()
         return self._channel.problem
 
-    async def _call(self, push: Push) -> None:
+    async def _call(self, pushes: Sequence[Push]) -> Sequence[Refused | None]:
         try:
-            await self._stub.BroadcastRoom(push.to_request(), timeout=self._timeout_s)
+            await self._stub.BroadcastRoom(pushes[0].to_request(), timeout=self._timeout_s)
         except RpcError as exc:
             if exc.status in FINAL:
-                raise Refused(Code.BAD_REQUEST, str(exc)) from exc
+                return [Refused(Code.BAD_REQUEST, str(exc))]
             raise Unavailable(str(exc)) from exc
+        return [None]

@@ -9,6 +9,8 @@ is shared by all batches of the stream, and a frame by those that came while the
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final, Protocol
 
 import trio
@@ -19,7 +21,7 @@ from schema.message import Push
 from schema.proto.conn_pb2 import DeliverReply, DeliverRequest
 
 MAX_REQUEST_BYTES: Final = 256 * 1024
-"""Of pushes in one request; one that is larger itself leaves alone."""
+"""Of pushes in one request; a burst that is larger itself leaves alone."""
 
 
 class DeliverCall(Protocol):
@@ -32,25 +34,39 @@ class DeliverCall(Protocol):
         """Return the next reply, None after the last; raises RpcError when the call has failed."""
 
 
-class _Batch:
-    """One push on its way, and who waits for it.
+class _Burst:
+    """Pushes of one room on their way, and who waits for them.
 
     Attributes:
-        number: on the stream; 0: it has not left.
-        problem: why it was not taken, once `answered` is set.
+        bodies: encoded pushes.
+        size_bytes: of them.
+        numbers: on the stream; empty: they have not left.
+        refusals: of those that were answered, by number.
+        problem: why they were not all answered, once `over` is set.
     """
 
-    __slots__ = ("answered", "body", "number", "problem")
+    __slots__ = ("bodies", "numbers", "over", "problem", "refusals", "size_bytes")
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.number = 0
-        self.answered = trio.Event()
-        self.problem: Refused | Unavailable | None = None
+    def __init__(self, pushes: Sequence[Push]) -> None:
+        self.bodies = [push.encode() for push in pushes]
+        self.size_bytes = sum(map(len, self.bodies))
+        self.numbers = range(0)
+        self.refusals: dict[int, Refused | None] = {}
+        self.over = trio.Event()
+        self.problem = ""
 
-    def answer(self, problem: Refused | Unavailable | None) -> None:
+    def answer(self, number: int, refusal: Refused | None) -> None:
+        self.refusals[number] = refusal
+        if len(self.refusals) == len(self.numbers):
+            self.over.set()
+
+    def fail(self, problem: str) -> None:
         self.problem = problem
-        self.answered.set()
+        self.over.set()
+
+    def outcomes(self) -> list[Refused | None]:
+        """Return what was answered of the first ones."""
+        return [self.refusals[number] for number in takewhile(self.refusals.__contains__, self.numbers)]
 
 
 class DeliverStream:
@@ -58,35 +74,39 @@ class DeliverStream:
 
     def __init__(self, call: DeliverCall) -> None:
         self._call = call
-        self._unsent: deque[_Batch] = deque()
-        self._unanswered: dict[int, _Batch] = {}
+        self._unsent: deque[_Burst] = deque()
+        self._unanswered: dict[int, _Burst] = {}  # by the numbers of its pushes
         self._number = 0
         self._work = trio.Event()  # replaced when set
         self._scope = trio.CancelScope()
 
-    async def push(self, push: Push) -> None:
-        """Return once the conn server has taken `push`; the caller's deadline is the only one.
+    async def push(self, pushes: Sequence[Push]) -> list[Refused | None]:
+        """Return what the conn server says to `pushes`, which leave together; the deadline is the caller's.
 
-        Cancelled before it has left, it never does.  Cancelled later, the stream is given up: what is tried
-        again would follow a first copy that is still on its way, and everybody would hear it twice.
+        Cancelled before they have left, they never do.  Cancelled later, the stream is given up: what is
+        tried again would follow a first copy that is still on its way, and everybody would hear it twice.
+
+        Returns:
+            None for each that it has taken; of the first ones if the stream has ended meanwhile.
 
         Raises:
-            Unavailable: the stream has ended.
-            Refused: it does not take this push.
+            Unavailable: the stream has ended before any was answered.
         """
-        batch = _Batch(push.encode())
-        self._unsent.append(batch)
+        burst = _Burst(pushes)
+        self._unsent.append(burst)
         self._work.set()
         try:
-            await batch.answered.wait()
+            await burst.over.wait()
         except trio.Cancelled:
-            if batch.number:
+            if burst.numbers:
                 self._scope.cancel()
             else:
-                self._unsent.remove(batch)
+                self._unsent.remove(burst)
             raise
-        if batch.problem is not None:
-            raise batch.problem
+        outcomes = burst.outcomes()
+        if not outcomes:
+            raise Unavailable(burst.problem)
+        return outcomes
 
     async def run(self) -> str:
         """Send and receive until the stream ends; return why it has.  What is unanswered is `Unavailable`."""
@@ -99,8 +119,8 @@ class DeliverStream:
                     nursery.cancel_scope.cancel()
             return problem
         finally:
-            for batch in (*self._unanswered.values(), *self._unsent):
-                batch.answer(Unavailable(problem))
+            for burst in (*self._unanswered.values(), *self._unsent):
+                burst.fail(problem)
 
     async def _send(self) -> None:
         try:
@@ -116,15 +136,16 @@ class DeliverStream:
         """Return what has gathered."""
         request, size_bytes = DeliverRequest(), 0
         while self._unsent:
-            batch = self._unsent[0]
-            if size_bytes and size_bytes + len(batch.body) > MAX_REQUEST_BYTES:
+            burst = self._unsent[0]
+            if size_bytes and size_bytes + burst.size_bytes > MAX_REQUEST_BYTES:
                 break
             self._unsent.popleft()
-            self._number += 1
-            batch.number = self._number
-            self._unanswered[batch.number] = batch
-            request.batches.add(number=batch.number, push=batch.body)
-            size_bytes += len(batch.body)
+            burst.numbers = range(self._number + 1, self._number + 1 + len(burst.bodies))
+            self._number += len(burst.bodies)
+            for number, body in zip(burst.numbers, burst.bodies, strict=True):
+                self._unanswered[number] = burst
+                request.batches.add(number=number, push=body)
+            size_bytes += burst.size_bytes
         return request
 
     async def _receive(self) -> str:
@@ -139,7 +160,7 @@ class DeliverStream:
             return str(error)
         return "the conn server has ended the stream"
 
-    def _answered(self, number: int, problem: Refused | None) -> None:
-        batch = self._unanswered.pop(number, None)
-        if batch is not None:
-            batch.answer(problem)
+    def _answered(self, number: int, refusal: Refused | None) -> None:
+        burst = self._unanswered.pop(number, None)
+        if burst is not None:
+            burst.answer(number, refusal)

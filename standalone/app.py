@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from conn_server.app import make_port
+from conn_server.broadcast import Broadcaster
 from conn_server.sockets import open_sockets
 from job_worker.worker import Worker, WorkerStatistics, open_worker
 from logic_server.logic import Logic, LogicStatistics, make_logic
@@ -31,8 +33,8 @@ from runtime.metrics import Metrics
 from runtime.queue.memory import MemoryConsumer, MemoryQueue
 from runtime.tokens import token_authority
 from runtime.units import format_address
-from schema.access import Grant, Unavailable
-from schema.message import Message
+from schema.access import Grant, Refused, Unavailable
+from schema.message import Message, Push
 from schema.tokens import TokenAuthority
 from standalone.settings import StandaloneSettings
 
@@ -83,6 +85,18 @@ class Gate:
             self.under_way -= 1
 
 
+class OwnPort:
+    """The client port of this process: the job worker's only conn server."""
+
+    def __init__(self, broadcaster: Broadcaster) -> None:
+        self._broadcaster = broadcaster
+
+    async def broadcast(self, pushes: Sequence[Push]) -> Sequence[Refused | None]:
+        """Send `pushes`; see `job_worker.delivery.ConnServer`."""
+        await self._broadcaster.broadcast(*pushes)
+        return [None] * len(pushes)
+
+
 async def serve(
     settings: StandaloneSettings,
     drain: Drain,
@@ -115,7 +129,7 @@ async def serve(
         gate = Gate(logic, drain)
         port = make_port(conn, gate, tokens, admin.metrics, log)
         register(admin.metrics, queue, logic, worker)
-        await lanes.start(worker.run_lane, "client port", port.broadcaster)
+        await lanes.start(worker.run_lane, "client port", OwnPort(port.broadcaster))
         async with trio.open_nursery() as clients:
             sockets = open_sockets(conn.websocket)
             address = format_address(*sockets[0].getsockname()[:2])

@@ -642,9 +642,45 @@ async def test_unfinished_send_by_a_broadcast_is_gone_on_with() -> None:
         connection, _, peer = door.enter()
         first, second = encode_frame(b"a" * 100), encode_frame(b"b" * 100)
         connection.sock.send(first[:7])
-        connection.unsent(first, 7, None, Level.NORMAL)
+        connection.unsent([(first, Level.NORMAL)], 7, None)
         connection.send_frame(second, Level.NORMAL)
         assert peer.frames() == [(BINARY, b"a" * 100), (BINARY, b"b" * 100)]
+
+
+@pytest.mark.parametrize("sent", [0, 1, 101, 102, 103, 150, 203, 204, 205, 305])
+async def test_send_of_several_frames_is_gone_on_with_wherever_it_stopped(sent: int) -> None:
+    with open_door() as door:
+        connection, _, peer = door.enter()
+        frames = [(encode_frame(letter * 100), Level.NORMAL) for letter in (b"a", b"b", b"c")]
+        joined = b"".join([frame for frame, _ in frames])
+        connection.sock.send(joined[:sent])
+        connection.unsent(frames, sent, None if sent else BlockingIOError())
+        assert connection.outbox is not None
+        assert connection.outbox.size_bytes == len(joined) - sent
+        assert len(connection.outbox) == 3 - sent // 102
+        assert peer.frames() == [(BINARY, letter * 100) for letter in (b"a", b"b", b"c")]
+        assert connection.outbox is None
+
+
+async def test_frames_that_a_broken_socket_did_not_take_are_counted_by_level() -> None:
+    with open_door() as door:
+        connection, echo, _ = door.enter()
+        levels = (Level.NORMAL, Level.IMPORTANT, Level.NORMAL)
+        connection.unsent([(b"frame", level) for level in levels], 0, ConnectionResetError())
+        assert echo.codes == [CloseCode.ABNORMAL]
+        statistics = door.wire.statistics()
+        assert statistics.dropped_normal["gone"] == 2
+        assert statistics.dropped_important["gone"] == 1
+
+
+async def test_frames_of_which_the_outbox_cannot_hold_all_evict() -> None:
+    with open_door(limits=Limits(outbox_soft_bytes=100, outbox_hard_bytes=250)) as door:
+        connection, echo, peer = door.enter()
+        connection.unsent([(encode_frame(b"x" * 100), Level.IMPORTANT) for _ in range(5)], 50, None)
+        assert connection.state == CLOSING
+        assert door.wire.statistics().evicted == {"overflow": 1}
+        assert echo.closings == 1
+        peer.sock.close()
 
 
 async def test_events_of_a_closed_connection_change_nothing() -> None:

@@ -66,14 +66,18 @@ async def publish_together(links: LogicLinks, numbers: range, room: str = "lobby
 
 
 class FakeBroadcaster:
+    """Remembers the pushes, and in `together` how many came at a time."""
+
     def __init__(self) -> None:
         self.pushes: list[Push] = []
+        self.together: list[int] = []
         self.gate = trio.Event()
         self.gate.set()
 
-    async def broadcast(self, push: Push) -> int:
+    async def broadcast(self, *pushes: Push) -> int:
         await self.gate.wait()
-        self.pushes.append(push)
+        self.pushes += pushes
+        self.together.append(len(pushes))
         return 1
 
 
@@ -132,7 +136,7 @@ def said(text: bytes, room: str = "lobby") -> Push:
 async def test_pushes_of_a_stream_are_broadcast_in_order_and_each_is_answered() -> None:
     broadcaster = FakeBroadcaster()
     service = ConnService(broadcaster)
-    pushes = [said(b"%d" % number) for number in range(6)]
+    pushes = [said(b"%d" % number, room) for number, room in enumerate(["a", "a", "b", "b", "a", "a"])]
     async with (
         serving([service], limits=LIMITS) as server,
         open_channel(server.addresses[0], limits=LIMITS) as channel,
@@ -156,6 +160,7 @@ async def test_pushes_of_a_stream_are_broadcast_in_order_and_each_is_answered() 
     assert [refused.number for refused in second.refused] == [6, 7]
     assert second.refused[1].text == NO_ROOM_OR_DATA
     assert broadcaster.pushes == pushes
+    assert broadcaster.together == [2, 2, 2]
     counted = service.statistics()
     assert (counted.streams, counted.requests, counted.pushes, counted.malformed) == (0, 2, 6, 2)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 import trio
 
+from job_worker.lane import BURST_BATCHES
 from schema.access import Code, Refused, Unavailable
 from schema.batch import unpack
 from schema.message import Level, Message, Push
@@ -123,12 +124,22 @@ class FakeQueue:
 
 
 class FakeConn:
-    """A conn server.  `takes_s` for each batch; `stall()` leaves calls unanswered, `down()` fails them."""
+    """A conn server.  `takes_s` for each call; `stall()` leaves calls unanswered, `down()` fails them.
 
-    def __init__(self, takes_s: float = 0.0) -> None:
+    Args:
+        takes_s: how long.
+        at_once: batches that it takes of a burst.
+
+    Attributes:
+        taken: batches, with when.
+        calls: with when, and what was tried.
+    """
+
+    def __init__(self, takes_s: float = 0.0, *, at_once: int = BURST_BATCHES) -> None:
         self.takes_s = takes_s
+        self.at_once = at_once
         self.taken: list[tuple[float, Push]] = []
-        self.calls: list[tuple[float, Push]] = []
+        self.calls: list[tuple[float, list[Push]]] = []
         self.refuses: Callable[[Push], bool] = lambda _: False
         self.under_way: dict[str, int] = {}
         self.most_under_way = 0
@@ -141,23 +152,24 @@ class FakeConn:
     def down(self, down: bool = True) -> None:
         self._is_down = down
 
-    async def broadcast(self, push: Push) -> int:
-        self.calls.append((trio.current_time(), push))
-        assert push.room not in self.under_way, "two batches of a room at the same time"
-        self.under_way[push.room] = 1
+    async def broadcast(self, pushes: Sequence[Push]) -> Sequence[Refused | None]:
+        tried = list(pushes[: self.at_once])
+        self.calls.append((trio.current_time(), tried))
+        room = pushes[0].room
+        assert room not in self.under_way, "two bursts of a room at the same time"
+        assert {push.room for push in pushes} == {room}
+        self.under_way[room] = 1
         self.most_under_way = max(self.most_under_way, len(self.under_way))
         try:
             if self._is_stalled:
                 await trio.sleep_forever()
             await trio.sleep(self.takes_s)
         finally:
-            del self.under_way[push.room]
+            del self.under_way[room]
         if self._is_down:
             raise Unavailable("nobody is there")
-        if self.refuses(push):
-            raise Refused(Code.BAD_REQUEST, "not this one")
-        self.taken.append((trio.current_time(), push))
-        return 1
+        self.taken += [(trio.current_time(), push) for push in tried if not self.refuses(push)]
+        return [Refused(Code.BAD_REQUEST, "not this one") if self.refuses(push) else None for push in tried]
 
     def numbers(self, room: str = "r") -> list[int]:
         return [number for _, push in self.taken if push.room == room for number in numbers(push)]

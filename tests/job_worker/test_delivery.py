@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from job_worker.delivery import CHECK_INTERVAL_S, Lanes
+from job_worker.lane import BURST_BATCHES
 from job_worker.merge import push_of
 from job_worker.settings import Lane
 from schema.message import Level, Message
@@ -22,6 +23,9 @@ N, I = Level.NORMAL, Level.IMPORTANT  # noqa: E741
 @dataclass(frozen=True)
 class Said:
     message: Message
+
+
+AT_ONCE = pytest.mark.parametrize("at_once", [1, BURST_BATCHES], ids=["one by one", "in bursts"])
 
 
 class Node:
@@ -69,10 +73,14 @@ async def open_node(**settings: float) -> AsyncIterator[Node]:
         nursery.cancel_scope.cancel()
 
 
-async def test_every_conn_server_gets_every_batch_in_order(autojump_clock: MockClock) -> None:
+@AT_ONCE
+async def test_every_conn_server_gets_every_batch_in_order(autojump_clock: MockClock, at_once: int) -> None:
     dice = Random(1)
     async with open_node(max_batches=1000) as node:
-        conns = [await node.add(f"c{number}", FakeConn(takes_s=0.01 * number)) for number in range(3)]
+        conns = [
+            await node.add(f"c{number}", FakeConn(takes_s=0.01 * number, at_once=at_once))
+            for number in range(3)
+        ]
         sent: dict[str, list[int]] = {}
         for number in range(200):
             room = dice.choice("abcde")
@@ -87,9 +95,41 @@ async def test_every_conn_server_gets_every_batch_in_order(autojump_clock: MockC
         assert node.lanes.statistics().answered == 600
 
 
+async def test_what_gathers_behind_a_burst_leaves_together_when_it_is_over(autojump_clock: MockClock) -> None:
+    async with open_node() as node:
+        conn = await node.add("c", FakeConn(takes_s=1.0))
+        for number in range(25):
+            node.push(number)
+            await trio.sleep(0.1)
+        await trio.sleep(5)
+        sizes = [len(tried) for _, tried in conn.calls]
+        assert sizes[0] == 1
+        assert sum(sizes) == 25
+        assert len(sizes) == 4
+        assert conn.numbers() == list(range(25))
+
+
+async def test_burst_of_which_nothing_is_answered_is_tried_again_as_a_whole_and_in_order(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_node() as node:
+        conn = await node.add("c", FakeConn())
+        conn.down()
+        for number in range(3):
+            node.push(number)
+        await trio.sleep(0.3)
+        node.push(3)
+        conn.down(False)
+        await trio.sleep(1)
+        assert len(conn.calls) > 2
+        assert [len(tried) for _, tried in conn.calls[:-1]] == [3] * (len(conn.calls) - 1)
+        assert conn.numbers() == [0, 1, 2, 3]
+        assert node.lanes.statistics().retried == len(conn.calls) - 2
+
+
 async def test_calls_of_several_rooms_are_under_way_at_once(autojump_clock: MockClock) -> None:
     async with open_node(concurrency=8) as node:
-        conn = await node.add("c", FakeConn(takes_s=1.0))
+        conn = await node.add("c", FakeConn(takes_s=1.0, at_once=1))
         for number in range(24):
             node.push(number, f"room{number % 12}")
         await trio.sleep(100)
@@ -119,7 +159,7 @@ async def test_call_without_answer_is_repeated_after_its_deadline_and_a_growing_
         await trio.sleep(4)
         conn.stall(False)
         await trio.sleep(2)
-        starts = [at for at, push in conn.calls if numbers(push) == [1]]
+        starts = [at for at, tried in conn.calls if numbers(tried[0]) == [1]]
         assert [b - a for a, b in pairwise(starts)] == [
             pytest.approx(1 + pause_s + CHECK_INTERVAL_S / 2, abs=CHECK_INTERVAL_S / 2 + 1e-6)
             for pause_s in (0.05, 0.1, 0.2, 0.4)
@@ -214,7 +254,7 @@ async def test_conn_server_that_is_back_is_tried_with_what_comes_next(autojump_c
 async def test_full_lane_makes_feeds_wait_while_it_turns_over(autojump_clock: MockClock) -> None:
     """A backlog that is consumed faster than a sound conn server takes it must not be dropped."""
     async with open_node(max_batches=16, concurrency=4) as node:
-        conn = await node.add("c", FakeConn(takes_s=0.05))
+        conn = await node.add("c", FakeConn(takes_s=0.05, at_once=1))
         async with trio.open_nursery() as feeds:
             for room in range(20):
                 feeds.start_soon(node.push_all, *((100 * room + number, f"{room}") for number in range(50)))
@@ -227,8 +267,8 @@ async def test_full_lane_makes_feeds_wait_while_it_turns_over(autojump_clock: Mo
 
 async def test_slow_conn_server_makes_feeds_wait_once_and_then_drops(autojump_clock: MockClock) -> None:
     async with open_node(max_batches=16, concurrency=1, patience_s=1.0) as node:
-        good = await node.add("good", FakeConn(takes_s=0.001))
-        slow = await node.add("slow", FakeConn(takes_s=0.5))
+        good = await node.add("good", FakeConn(takes_s=0.001, at_once=1))
+        slow = await node.add("slow", FakeConn(takes_s=0.5, at_once=1))
         async with trio.open_nursery() as feeds:
             for room in range(20):
                 feeds.start_soon(node.push_all, *((100 * room + number, f"{room}") for number in range(50)))
@@ -277,15 +317,18 @@ async def test_batch_that_nobody_got_is_said_to_be_handed_to_nobody(autojump_clo
         assert not node.lanes.is_present
 
 
-async def test_refused_batch_is_not_repeated_and_delays_nobody(autojump_clock: MockClock) -> None:
+@AT_ONCE
+async def test_refused_batch_is_not_repeated_and_delays_nobody(
+    autojump_clock: MockClock, at_once: int
+) -> None:
     async with open_node() as node:
-        conn = await node.add("c", FakeConn())
+        conn = await node.add("c", FakeConn(at_once=at_once))
         conn.refuses = lambda push: numbers(push) == [1]
         for number in range(3):
             node.push(number)
         await trio.sleep(0.1)
         assert conn.numbers() == [0, 2]
-        assert len(conn.calls) == 3
+        assert [number for _, tried in conn.calls for push in tried for number in numbers(push)] == [0, 1, 2]
         assert node.lanes.statistics().dropped_normal == {"refused": 1}
         assert [level for level, _, _ in node.log.lines] == ["error"]
 
@@ -350,7 +393,7 @@ async def test_slow_conn_server_makes_important_at_others_late_by_its_detachment
     at_most_on_loan = 100
     async with open_node(detach_after_s=8.0, window_s=30.0) as node:
         good = await node.add("good", FakeConn(takes_s=0.01))
-        slow = await node.add("slow", FakeConn(takes_s=2.0))
+        slow = await node.add("slow", FakeConn(takes_s=2.0, at_once=1))
         for number in range(1000):
             await trio.sleep_until(max(0.1 * number, trio.current_time()))
             while number - len(node.told) >= at_most_on_loan:  # noqa: ASYNC110  a consumer would wait so

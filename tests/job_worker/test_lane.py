@@ -6,9 +6,10 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from job_worker.handover import Handover, Outcome
-from job_worker.lane import BOOKKEEPING_BYTES, Held, Lane, Tally
+from job_worker.lane import BOOKKEEPING_BYTES, BURST_BATCHES, BURST_BYTES, Held, Lane, Tally
 from job_worker.merge import push_of
 from job_worker.settings import Lane as LaneSettings
+from schema.batch import HEAD_BYTES
 from schema.message import Level, Message, Push
 from tests.job_worker.fakes import numbers
 
@@ -22,7 +23,7 @@ class _Said:
 
 def push(number: int, room: str = "r", level: Level = N, size: int = 0) -> Push:
     data = b"%d" % number
-    return push_of([_Said(Message(room, level, data.zfill(size)))])
+    return push_of([_Said(Message(room, level, data.ljust(size)))])
 
 
 class Bench:
@@ -45,49 +46,67 @@ class Bench:
         return handover
 
     def take(self, now: float = 0) -> Held:
-        held = self.lane.take(now)
-        assert held is not None
+        (held,) = self.lane.take(now)
         return held
+
+    def answer_all(self, now: float = 0) -> list[list[int]]:
+        """Return the bursts that there are."""
+        bursts = []
+        while burst := self.lane.take(now):
+            bursts.append([number(held) for held in burst])
+            for held in burst:
+                self.lane.answered(held, now)
+        return bursts
 
 
 def number(held: Held) -> int:
     return numbers(held.push)[0]
 
 
-def test_room_has_one_batch_under_way_and_other_rooms_do_not_wait_for_it() -> None:
+def test_room_has_one_burst_under_way_and_other_rooms_do_not_wait_for_it() -> None:
     bench = Bench()
-    for name, room in ((1, "a"), (2, "a"), (3, "b"), (4, "a")):
+    bench.offer(1, "a")
+    first = bench.take()
+    for name, room in ((2, "a"), (3, "b"), (4, "a")):
         bench.offer(name, room)
-    first, third = bench.take(), bench.take()
-    assert (number(first), number(third)) == (1, 3)
-    assert bench.lane.take(0) is None
+    third = bench.take()
+    assert number(third) == 3
+    assert bench.lane.take(0) == []
     bench.lane.answered(first, 0)
-    second = bench.take()
-    assert number(second) == 2
-    bench.lane.answered(third, 0)
-    assert bench.lane.take(0) is None
-    bench.lane.answered(second, 0)
+    second, fourth = bench.lane.take(0)
+    assert (number(second), number(fourth)) == (2, 4)
+    bench.offer(5, "a")
+    for over in (third, second):
+        bench.lane.answered(over, 0)
+        assert bench.lane.take(0) == []
+    bench.lane.answered(fourth, 0)
     bench.lane.answered(bench.take(), 0)
-    assert bench.told == {1: True, 2: True, 3: True, 4: True}
+    assert bench.told == dict.fromkeys((1, 3, 2, 4, 5), True)
     assert bench.lane.statistics().batches == 0
+
+
+def test_burst_is_bounded_in_batches_and_in_bytes() -> None:
+    bench = Bench(max_batches=100)
+    for name in range(BURST_BATCHES + 1):
+        bench.offer(name, "many")
+    half = BURST_BYTES // 2
+    for name, size in ((20, half), (21, half - 2 * HEAD_BYTES), (22, 0), (23, BURST_BYTES), (24, 0)):
+        bench.offer(name, "large", size=size)
+    assert bench.answer_all() == [[*range(BURST_BATCHES)], [20, 21], [BURST_BATCHES], [22], [23], [24]]
 
 
 def test_rooms_take_turns() -> None:
     bench = Bench()
     for name, room in ((1, "a"), (2, "a"), (3, "b"), (4, "b")):
-        bench.offer(name, room)
-    order = []
-    while (held := bench.lane.take(0)) is not None:
-        order.append(number(held))
-        bench.lane.answered(held, 0)
-    assert order == [1, 3, 2, 4]
+        bench.offer(name, room, size=BURST_BYTES)
+    assert bench.answer_all() == [[1], [3], [2], [4]]
 
 
 def test_full_lane_drops_the_oldest_waiting_normal_and_keeps_important() -> None:
     bench = Bench(max_batches=3)
     bench.offer(1)
-    bench.offer(2, level=I)
     under_way = bench.take()
+    bench.offer(2, level=I)
     for name in (3, 4):
         bench.offer(name)
     assert bench.told == {3: True}
@@ -98,11 +117,7 @@ def test_full_lane_drops_the_oldest_waiting_normal_and_keeps_important() -> None
     assert bench.tally.dropped_normal == {"full": 2}
     assert not bench.tally.dropped_important
     bench.lane.answered(under_way, 0)
-    order = []
-    while (held := bench.lane.take(0)) is not None:
-        order.append(number(held))
-        bench.lane.answered(held, 0)
-    assert order == [2, 5, 6]
+    assert bench.answer_all() == [[2, 5, 6]]
 
 
 def test_bytes_are_bounded_as_well() -> None:
@@ -159,9 +174,9 @@ def test_silent_lane_is_detached_and_holds_nobody_up() -> None:
     lane = bench.lane
     first = bench.offer(1, "a", I, lanes=2)
     bench.offer(2, "b", N, lanes=2)
+    important, normal = bench.take(), bench.take()
     third = bench.offer(3, "a", N, lanes=2)
     fourth = bench.offer(4, "a", I, lanes=2)
-    important, normal = bench.take(), bench.take()
     for handover in (first, third, fourth):
         handover.settle(Outcome.ANSWERED, is_kept=False)
     lane.check(7.9)
@@ -216,9 +231,9 @@ def test_important_is_kept_for_the_window() -> None:
     bench = Bench(detach_after_s=8.0, window_s=120.0)
     lane = bench.lane
     bench.offer(1, "a", I)
+    first = bench.take()
     bench.offer(2, "a", I, now=1)
     bench.offer(3, "b", I, now=2)
-    first = bench.take()
     lane.check(119)
     assert lane.failed(first, 119)
     lane.check(121)
@@ -232,7 +247,7 @@ def test_important_is_kept_for_the_window() -> None:
 def test_lane_that_is_too_late_holds_nobody_up_until_it_has_caught_up() -> None:
     bench = Bench(detach_after_s=8.0)
     lane = bench.lane
-    handovers = [bench.offer(name, "a", I, lanes=2) for name in range(3)]
+    handovers = [bench.offer(name, "a", I, lanes=2, size=BURST_BYTES) for name in range(3)]
     for handover in handovers:
         handover.settle(Outcome.ANSWERED, is_kept=False)
     for now in (3, 6):
@@ -289,14 +304,50 @@ def test_refused_batch_is_over_and_the_lane_alive() -> None:
     assert not bench.lane.is_detached
 
 
+def test_of_a_burst_that_fails_only_what_is_worth_it_is_tried_again() -> None:
+    bench = Bench(detach_after_s=8.0, window_s=120.0)
+    bench.offer(1, "a", N)
+    bench.offer(2, "a", I)
+    burst = bench.lane.take(0)
+    bench.offer(3, "a", N, now=7)
+    assert [bench.lane.failed(held, 9) for held in burst] == [False, True]
+    assert bench.lane.take(9) == []
+    bench.lane.answered(burst[1], 10)
+    assert number(bench.take(10)) == 3
+    assert bench.told == {1: True, 2: True}
+
+
+def test_what_was_not_tried_of_a_burst_waits_again_in_its_place() -> None:
+    bench = Bench(max_batches=3)
+    for name in (1, 2, 3):
+        bench.offer(name, "a")
+    first, second, third = bench.lane.take(0)
+    bench.lane.untried([second, third])
+    bench.lane.answered(first, 0)
+    bench.offer(4, "a")
+    bench.offer(5, "a")  # one too many
+    assert bench.told == {1: True, 2: True}
+    assert bench.tally.dropped_normal == {"full": 1}
+    assert bench.answer_all() == [[3, 4, 5]]
+
+
+def test_detached_lane_is_tried_with_one_batch_and_not_with_a_burst() -> None:
+    bench = Bench(detach_after_s=8.0)
+    for name in (1, 2):
+        bench.offer(name, "a", I)
+    bench.lane.check(8)
+    assert number(bench.take(8)) == 1
+
+
 def test_closed_lane_settles_all_it_holds() -> None:
     bench = Bench()
     bench.offer(1)
     bench.offer(2, level=I)
-    bench.take()
+    bench.lane.take(0)
+    bench.offer(3)
     bench.lane.close()
-    assert bench.told == {1: False, 2: False}
-    assert (bench.tally.dropped_normal, bench.tally.dropped_important) == ({"gone": 1}, {"gone": 1})
+    assert bench.told == {1: False, 2: False, 3: False}
+    assert (bench.tally.dropped_normal, bench.tally.dropped_important) == ({"gone": 2}, {"gone": 1})
     assert bench.lane.statistics().batches == bench.lane.statistics().held_bytes == 0
 
 
@@ -320,9 +371,9 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        held = self.bench.lane.take(self.now)
-        if held is not None:
-            assert held.push.room not in [other.push.room for other in self.under_way]
+        burst = self.bench.lane.take(self.now)
+        assert not {held.push.room for held in burst} & {held.push.room for held in self.under_way}
+        for held in burst:
             self.under_way.append(held)
             self.taken.setdefault(held.push.room, []).append(number(held))
 
@@ -332,6 +383,18 @@ class LaneMachine(RuleBasedStateMachine):
             held = self.under_way.pop(place % len(self.under_way))
             if getattr(self.bench.lane, end)(held, self.now) is True:
                 self.under_way.append(held)
+
+    @rule(tried=st.integers(1, 3))
+    def take_back(self, tried: int) -> None:
+        """Settle the beginning of a burst that nobody has said anything about, and take back the rest."""
+        burst = [held for held in self.under_way if held.push.room == self.under_way[0].push.room]
+        rest = burst[tried:]
+        for held in rest:
+            self.taken[held.push.room].remove(number(held))
+        self.bench.lane.untried(rest)
+        for held in burst[:tried]:
+            self.bench.lane.answered(held, self.now)
+        self.under_way = [held for held in self.under_way if held not in burst]
 
     @rule(seconds=st.floats(0, 10))
     def wait(self, seconds: float) -> None:

@@ -18,7 +18,7 @@ from job_worker.stream import MAX_REQUEST_BYTES, DeliverStream
 from runtime.rpc.channel import open_channel
 from runtime.rpc.errors import RpcError, Status
 from runtime.rpc.server import RpcServer, serve_rpc
-from schema.access import Refused, Unavailable
+from schema.access import Unavailable
 from schema.message import Level, Push
 from schema.proto.conn_grpc import ConnBase
 from schema.proto.conn_pb2 import BroadcastRoomReply, BroadcastRoomReq, DeliverReply, DeliverRequest
@@ -127,8 +127,8 @@ GO = pytest.mark.parametrize("is_go", [False, True], ids=["ours", "Go"])
 async def test_push_arrives_with_all_it_has(is_go: bool) -> None:
     conn = RecordingConn(is_go=is_go)
     async with reaching(conn) as remote:
-        await remote.broadcast(push(1, 2))
-        await remote.broadcast(push(3, level=Level.IMPORTANT))
+        await remote.broadcast([push(1, 2)])
+        await remote.broadcast([push(3, level=Level.IMPORTANT)])
     assert [Push.of(request) for request in conn.requests] == [push(1, 2), push(3, level=Level.IMPORTANT)]
     assert conn.streams == (not is_go)
 
@@ -136,10 +136,10 @@ async def test_push_arrives_with_all_it_has(is_go: bool) -> None:
 async def test_pushes_that_gather_share_requests_and_keep_their_order() -> None:
     conn = RecordingConn()
     async with reaching(conn) as remote:
-        await remote.broadcast(push(0))
+        await remote.broadcast([push(0)])
         async with trio.open_nursery() as callers:
             for number in range(1, 65):
-                callers.start_soon(remote.broadcast, push(number))
+                callers.start_soon(remote.broadcast, [push(number)])
                 await trio.testing.wait_all_tasks_blocked()
     assert conn.numbers("大厅") == list(range(65))
     assert (sum(conn.batches), conn.streams) == (65, 1)
@@ -149,10 +149,10 @@ async def test_request_is_bounded_whatever_has_gathered() -> None:
     conn = RecordingConn()
     sizes = [MAX_REQUEST_BYTES // 3, MAX_REQUEST_BYTES // 3, 2 * MAX_REQUEST_BYTES, 1, 1]
     async with reaching(conn) as remote:
-        await remote.broadcast(push(0))
+        await remote.broadcast([push(0)])
         async with trio.open_nursery() as callers:
             for size in sizes:
-                callers.start_soon(remote.broadcast, Push("lobby", Level.NORMAL, bytes(size)))
+                callers.start_soon(remote.broadcast, [Push("lobby", Level.NORMAL, bytes(size))])
                 await trio.lowlevel.checkpoint()
     assert len(conn.requests) == 6
     assert sum(conn.batches) == 6
@@ -163,36 +163,44 @@ async def test_request_is_bounded_whatever_has_gathered() -> None:
     assert max(conn.batches) > 1
 
 
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (Status.UNAVAILABLE, Unavailable),
-        (Status.INTERNAL, Unavailable),
-        (Status.UNIMPLEMENTED, Unavailable),
-        (Status.UNKNOWN, Refused),
-        (Status.RESOURCE_EXHAUSTED, Refused),
-        (Status.INVALID_ARGUMENT, Refused),
-    ],
-)
-async def test_status_of_a_go_conn_server_says_whether_to_try_again(
-    status: Status, expected: type[Exception]
-) -> None:
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.INTERNAL, Status.UNIMPLEMENTED])
+async def test_status_of_a_go_conn_server_may_mean_to_try_again(status: Status) -> None:
     conn = RecordingConn(is_go=True)
     conn.error = RpcError(status, "why")
     async with reaching(conn) as remote:
-        with pytest.raises(expected, match="why"):
-            await remote.broadcast(push(1))
+        with pytest.raises(Unavailable, match="why"):
+            await remote.broadcast([push(1)])
+
+
+@pytest.mark.parametrize("status", [Status.UNKNOWN, Status.RESOURCE_EXHAUSTED, Status.INVALID_ARGUMENT])
+async def test_status_of_a_go_conn_server_may_mean_never_to_try_again(status: Status) -> None:
+    conn = RecordingConn(is_go=True)
+    conn.error = RpcError(status, "why")
+    async with reaching(conn) as remote:
+        (refusal,) = await remote.broadcast([push(1)])
+    assert refusal is not None
+    assert "why" in refusal.text
+
+
+@GO
+async def test_burst_is_one_request_or_its_first_push_is_one_call(is_go: bool) -> None:
+    conn = RecordingConn(is_go=is_go)
+    async with reaching(conn) as remote:
+        outcomes = await remote.broadcast([push(1), push(2), push(3)])
+    assert outcomes == ([None] if is_go else [None] * 3)
+    assert conn.numbers("大厅") == ([1] if is_go else [1, 2, 3])
+    assert conn.batches == ([] if is_go else [3])
 
 
 async def test_what_is_refused_is_told_with_its_reason_and_the_stream_goes_on() -> None:
     conn = RecordingConn()
     conn.refused = "缺少roomID或data参数"
     async with reaching(conn) as remote:
-        with pytest.raises(Refused, match="缺少roomID或data参数"):
-            await remote.broadcast(push(1))
+        refusals = await remote.broadcast([push(1), push(2)])
         conn.refused = ""
-        await remote.broadcast(push(2))
-    assert (conn.numbers("大厅"), conn.streams) == ([2], 1)
+        assert await remote.broadcast([push(3)]) == [None]
+    assert [refusal and refusal.text for refusal in refusals] == ["缺少roomID或data参数"] * 2
+    assert (conn.numbers("大厅"), conn.streams) == ([3], 1)
 
 
 async def test_go_conn_server_that_does_not_answer_in_time_is_unavailable() -> None:
@@ -200,7 +208,7 @@ async def test_go_conn_server_that_does_not_answer_in_time_is_unavailable() -> N
     conn.stalls = True
     async with reaching(conn, timeout_s=0.1) as remote:
         with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
-            await remote.broadcast(push(1))
+            await remote.broadcast([push(1)])
 
 
 async def test_stream_that_does_not_answer_in_time_is_given_up_and_opened_again() -> None:
@@ -211,13 +219,13 @@ async def test_stream_that_does_not_answer_in_time_is_given_up_and_opened_again(
 
     async def fail() -> None:
         with pytest.raises(Unavailable, match="no answer in time"):
-            await remote.broadcast(push(2))
+            await remote.broadcast([push(2)])
         others.append("told")
 
     async with reaching(conn) as remote, trio.open_nursery() as nursery:
         with trio.move_on_after(0.3) as waiting:
             nursery.start_soon(fail)
-            await remote.broadcast(push(1))
+            await remote.broadcast([push(1)])
         assert waiting.cancelled_caught
         conn.stalls = False
         await until_taken(remote, push(1))
@@ -238,8 +246,49 @@ class SlowCall:
         await self._credit.acquire()
         self.sent.append([number for each in request.batches for number in numbers(Push.decode(each.push))])
 
-    async def recv_message(self) -> None:
+    async def recv_message(self) -> DeliverReply | None:
         await trio.sleep_forever()
+
+
+class AnsweringCall(SlowCall):
+    """The same, which answers what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.send, self._receive = trio.open_memory_channel[DeliverReply](9)
+
+    async def recv_message(self) -> DeliverReply | None:
+        async for reply in self._receive:
+            return reply
+        return None
+
+
+async def test_stream_that_ends_in_the_middle_of_a_burst_tells_what_was_taken_of_it(
+    nursery: trio.Nursery,
+) -> None:
+    call = AnsweringCall()
+    stream = DeliverStream(call)
+    nursery.start_soon(stream.run)
+    told: list[object] = []
+
+    async def tell(*names: int) -> None:
+        try:
+            told.append(await stream.push([push(name) for name in names]))
+        except Unavailable as error:
+            told.append(error.text)
+
+    for names in ((1, 2, 3), (4, 5)):
+        nursery.start_soon(tell, *names)
+        await trio.testing.wait_all_tasks_blocked()
+        call.take_one()
+        await trio.testing.wait_all_tasks_blocked()
+    # 3 is taken, too, says a conn server of another kind: what is before it is not known to be.
+    call.send.send_nowait(DeliverReply(taken=[1, 3]))
+    await trio.testing.wait_all_tasks_blocked()
+    assert told == []
+    call.send.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(map(str, told)) == ["[None]", "the conn server has ended the stream"]
 
 
 async def test_push_that_is_cancelled_before_it_leaves_never_does(nursery: trio.Nursery) -> None:
@@ -248,13 +297,13 @@ async def test_push_that_is_cancelled_before_it_leaves_never_does(nursery: trio.
 
     async def leave() -> None:
         with leaving:
-            await stream.push(push(2))
+            await stream.push([push(2)])
 
     nursery.start_soon(stream.run)
-    for begin in (partial(stream.push, push(0)), partial(stream.push, push(1)), leave):
+    for begin in (partial(stream.push, [push(0)]), partial(stream.push, [push(1)]), leave):
         nursery.start_soon(begin)
         await trio.testing.wait_all_tasks_blocked()
-    nursery.start_soon(stream.push, push(3))
+    nursery.start_soon(stream.push, [push(3)])
     leaving.cancel()
     for _ in range(2):
         await trio.testing.wait_all_tasks_blocked()
@@ -271,7 +320,7 @@ async def test_without_a_way_a_push_waits_for_one_and_says_why_there_is_none(nur
     async with open_channel(address, limits=LIMITS) as channel, trio.open_nursery() as way:
         remote = RemoteConn(channel, 0.5, LOG, LIMITS)
         way.start_soon(remote.run)
-        await remote.broadcast(push(1))
+        await remote.broadcast([push(1)])
         server.drain(grace_s=0)
         with trio.fail_after(5):
             while (problem := await problem_of(remote, push(2))) is None:
@@ -288,7 +337,7 @@ async def test_without_a_way_a_push_waits_for_one_and_says_why_there_is_none(nur
 
 async def problem_of(remote: RemoteConn, batch: Push) -> str | None:
     try:
-        await remote.broadcast(batch)
+        await remote.broadcast([batch])
     except Unavailable as error:
         return error.text
     return None
@@ -298,7 +347,8 @@ async def until_taken(remote: RemoteConn, batch: Push) -> None:
     with trio.fail_after(5):
         while True:
             with suppress(Unavailable):
-                return await remote.broadcast(batch)
+                assert await remote.broadcast([batch]) == [None]
+                return
 
 
 async def test_peer_that_opens_the_stream_with_something_else_is_not_taken_for_a_conn_server() -> None:
@@ -309,7 +359,7 @@ async def test_peer_that_opens_the_stream_with_something_else_is_not_taken_for_a
 
     async with reaching(Odd(), timeout_s=0.3) as remote:
         with pytest.raises(Unavailable, match="begins without its opening"):
-            await remote.broadcast(push(1))
+            await remote.broadcast([push(1)])
 
 
 @GO
