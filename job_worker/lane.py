@@ -301,10 +301,7 @@ class Lane:
                 del self._busy[room]
                 if busy.rest:
                     self._ready[room] = busy.rest
-        if (
-            2 * len(self._held) <= self._settings.max_batches
-            and 2 * self._held_bytes <= self._settings.max_bytes
-        ):
+        if self.is_half_empty:
             self._has_relief = self._has_relief or self._patience_ends < inf
             self._patience_ends = inf
             self._is_slow = False
@@ -313,6 +310,12 @@ class Lane:
     def _queue_of(self, room: str) -> deque[Held]:
         busy = self._busy.get(room)
         return self._ready.setdefault(room, deque()) if busy is None else busy.rest
+
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether half of it, or more, is free."""
+        limits = self._settings
+        return 2 * len(self._held) <= limits.max_batches and 2 * self._held_bytes <= limits.max_bytes
 
     def _is_full(self) -> bool:
         return len(self._held) >= self._settings.max_batches or self._held_bytes >= self._settings.max_bytes

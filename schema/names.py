@@ -13,6 +13,7 @@ LOGIC_SERVICE: Final = "room_logic"
 JOB_SERVICE: Final = "room_job"
 
 MAX_ROOM_BYTES: Final = 128
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _QUEUE_NAME: Final = re.compile(r"(?=.{1,64}\Z)[.a-zA-Z0-9_-]+(#ephemeral)?\Z")
 
 
@@ -51,6 +52,6 @@ def room_problem(room: str) -> str | None:
         return "room name is not UTF-8"
     if size > MAX_ROOM_BYTES:
         return f"room name is over {MAX_ROOM_BYTES} bytes"
-    if any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in room):
+    if _CONTROL.search(room):
         return "room name has control characters"
     return None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import trio
 
 from runtime.queue.memory_consumer import (
+    FAIR,
     NO_FAULTS,
     Faults,
     MemoryConsumer,
@@ -74,6 +75,7 @@ class MemoryProducer:
 
     def __init__(self, queue: MemoryQueue) -> None:
         self._queue = queue
+        self._calls = 0
         self._is_closed = False
 
     async def publish(self, topic: str, bodies: Sequence[bytes]) -> None:
@@ -85,7 +87,11 @@ class MemoryProducer:
             schema.access.Unavailable: the queue is full, or the producer's context has been left.
             ValueError: the topic is no name, or a body is empty or too long, or all together are.
         """
-        await trio.lowlevel.checkpoint()
+        self._calls += 1
+        if self._calls % FAIR:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         self._queue.publish_nowait(topic, bodies, is_closing=self._is_closed)
 
     def close_nowait(self) -> None:

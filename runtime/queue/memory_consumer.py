@@ -14,8 +14,8 @@ import trio
 
 from runtime.queue.memory_store import Channel, Loan
 
-# Deliveries given out without letting other tasks run.
-_FAIR: Final = 32
+FAIR: Final = 32
+"""Deliveries given out, or calls of a producer, between two that let other tasks run."""
 
 
 def _never(_body: bytes, _attempt: int) -> bool:
@@ -119,7 +119,7 @@ class MemoryConsumer:
         Raises:
             trio.ClosedResourceError: the consumer's context has been left.
         """
-        if self._received % _FAIR:
+        if self._received % FAIR:
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
@@ -178,7 +178,11 @@ class MemoryConsumer:
             self._channel.strand(loan)
         else:
             self._channel.finish(loan)
-        self._waiting.unpark_all()
+        self._made_room()
+
+    def _made_room(self) -> None:
+        if self._channel.queue or self._is_closing:  # else nobody waits for room, or for the last answer
+            self._waiting.unpark_all()
 
     def requeue(self, loan: Loan, delay_s: float) -> None:
         self.count("requeued")

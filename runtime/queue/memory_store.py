@@ -91,7 +91,8 @@ class Channel:
     @property
     def due(self) -> float:
         """When `settle` has something to do."""
-        return min(self._next_deadline(), self._next_delayed())
+        deadline = next(iter(self._loans)).deadline if self._loans else inf
+        return min(deadline, self._deferred[0][0]) if self._deferred else deadline
 
     def put(self, message: Message) -> None:
         """Take a new message."""
@@ -101,7 +102,7 @@ class Channel:
     def settle(self, now: float) -> None:
         """Put to the tail what is due."""
         while self.due <= now:
-            if self._next_delayed() <= self._next_deadline():
+            if self._deferred and self._deferred[0][0] == self.due:
                 self.queue.append(heappop(self._deferred)[2])
             else:
                 loan = next(iter(self._loans))
@@ -173,12 +174,6 @@ class Channel:
         self.held[loan.holder] -= 1
         if not self.held[loan.holder]:
             del self.held[loan.holder]
-
-    def _next_deadline(self) -> float:
-        return next(iter(self._loans)).deadline if self._loans else inf
-
-    def _next_delayed(self) -> float:
-        return self._deferred[0][0] if self._deferred else inf
 
 
 class Store:
