@@ -9,6 +9,8 @@ ARGS   :=
 UV_VERSION := 0.13.9
 # The interpreter is the caller's choice: never let a tool download one.
 export UV_PYTHON_DOWNLOADS := never
+# Where the environment forbids bytecode, each of the processes that tests start would compile all anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 ifeq ($(PYTHON),python3)
 VENV := .venv
@@ -23,9 +25,9 @@ UV_READY := .venv-uv/.ready-$(UV_VERSION)
 PACKAGES := $(wildcard schema runtime delivery conn_server logic_server job_worker standalone clients bench deploy)
 IMAGE    := schema/proto/image.binpb
 
-# A process per core, of which one that has nothing left takes tests from the others.  Tests that are named
-# run in one, where -s and --pdb work.
-ON_ALL_CORES := --numprocesses auto --maxprocesses 4 --dist worksteal
+# A process more than there are cores, since some always wait; one that has nothing left takes tests from the
+# others.  Tests that are named run in one, where -s and --pdb work.
+ON_ALL_CORES := --numprocesses $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo bench chaos soak ingest cluster setup test unit fuzz lint format types arch proto proto-check proto-image lock wheel clean
@@ -117,5 +119,5 @@ $(BIN)/python:
 	$(PYTHON) -m venv --without-pip $(VENV)
 
 $(SYNCED): requirements-dev.lock $(UV_READY) | $(BIN)/python
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements-dev.lock
 	touch $@
