@@ -141,8 +141,10 @@ def make_port(
     limit, warning = connection_limit(settings.bucket.max_connections, raise_fd_limit())
     if warning is not None:
         log.warning(warning)
+    check = None
     if tokens is not None and settings.token.verify == "local":
-        logic = LocalTokens(tokens, logic, settings.rules.join, time.time)
+        logic = local = LocalTokens(tokens, logic, settings.rules.join, time.time)
+        check = local.check
         metrics.register("tokens", tokens.statistics)
     origin = Origin(secrets.randbits(64) or 1, time.time)
     wire = Wire(Poller(log), connection_limits(websocket), log)
@@ -155,6 +157,7 @@ def make_port(
         rules=session_rules(settings),
         refusals=Refusals(),
         unix_now=time.time,
+        check=check,
     )
     posting = Posting(logic, origin, settings.http, websocket.max_data_bytes)
     issuer = tokens if settings.token.issue else None

@@ -51,6 +51,10 @@ class LocalTokens:
             Refused: it is not valid, or there are no rooms for it.
         """
         await trio.lowlevel.checkpoint()
+        return self.check(token)
+
+    def check(self, token: str) -> Grant:
+        """Do what `authenticate` does, without letting other tasks run."""
         return self._tokens.verify(token, self._unix_now()).within(self._open_rooms)
 
     async def publish(self, message: Message) -> None:

@@ -284,6 +284,7 @@ async def serving(
     now: float = NOW,
     farewell: ClientDrain | None = None,
     logic: PlayedLogic | None = None,
+    check: Callable[[str], Grant] | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
     """Serve on a free port of loopback; leaving cancels everything."""
@@ -300,6 +301,7 @@ async def serving(
         rules=rules or Rules(),
         refusals=Refusals(),
         unix_now=lambda: now,
+        check=check,
     )
     http = ClosingHttp()
     port = ClientPort(websocket, farewell or ClientDrain(), wire, node, http, LOG)

@@ -14,7 +14,7 @@ from wsproto.events import CloseConnection
 from conn_server.client import Client
 from conn_server.connection import CLOSED, Connection
 from conn_server.session import Rules, Session
-from schema.access import Code, Grant, Refused, Unavailable
+from schema.access import INVALID, Code, Grant, Refused, Unavailable
 from schema.closing import CloseCode
 from schema.envelope import HEARTBEAT, NOT_SIGNED_IN, PONG, encode_ack, encode_push
 from schema.message import Level, Message, Push
@@ -210,6 +210,51 @@ async def test_sign_in_that_takes_too_long_is_cancelled() -> None:
         assert (await peer.closed()).code == CloseCode.SIGN_IN_TIMEOUT
         await served.until(lambda: not served.logic.under_way)
         assert not served.node.rooms.statistics().rooms
+
+
+def check(token: str) -> Grant:
+    if token == "bad":
+        raise Refused(Code.NOT_SIGNED_IN, INVALID)
+    return Grant(7, "7")
+
+
+async def test_where_tokens_are_checked_here_nobody_is_asked() -> None:
+    async with serving(check=check) as served:
+        peer = await served.connect()
+        await peer.say(sign_in("lobby", "bad"))
+        assert err(await peer.hear())[0] == 100
+        for room in ("lobby", "garden"):
+            await peer.say(sign_in(room))
+            assert await peer.hear() == SUC
+        assert served.node.rooms.statistics().memberships == 1
+        assert served.logic.calls == 0
+
+
+@pytest.mark.parametrize("token", ["good", "bad"])
+async def test_client_that_signs_in_again_and_again_gets_one_turn_for_each(token: str) -> None:
+    turns = 0
+    seen: list[int] = []
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    def note(said: str) -> Grant:
+        seen.append(turns)
+        return check(said)
+
+    async with serving(check=note) as served, trio.open_nursery() as others:
+        peer = await served.connect()
+        others.start_soon(take_turns)
+        await peer.stream.send_all(b"".join([frame(sign_in("lobby", token))] * 20))
+        for _ in range(20):
+            await peer.hear()
+        others.cancel_scope.cancel()
+    # The first is free, and of two tasks that take turns one may go twice before the other does.
+    assert len(seen) == 20
+    assert all(earlier < later for earlier, later in zip(seen[1:], seen[3:], strict=False))
 
 
 async def test_sign_in_that_succeeds_as_the_connection_closes_joins_no_room() -> None:
