@@ -38,8 +38,11 @@ class Deadlines:
         """Look at `fd` when `at` has come, or earlier."""
         while fd >= len(self._bucket_of):
             self._bucket_of.append(_NEVER)
+        current = self._bucket_of[fd]
+        if current != _NEVER and current * RESOLUTION_S <= at:  # mostly: deadlines move away
+            return
         bucket = max(self._done + 1, ceil(min(at, now + LONGEST_S) / RESOLUTION_S))
-        if self._bucket_of[fd] == _NEVER or bucket < self._bucket_of[fd]:
+        if current == _NEVER or bucket < current:
             self._bucket_of[fd] = bucket
             self._buckets.setdefault(bucket, []).append(fd)
 

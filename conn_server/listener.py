@@ -161,7 +161,6 @@ class Listener:
         """Let the poller drive the opening of a socket; without a place it is refused."""
         try:
             sock.settimeout(0)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 sock.getpeername()  # of a reset one: `wrap_socket` would raise as well, and leave it open
                 sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)

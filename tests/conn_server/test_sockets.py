@@ -32,6 +32,14 @@ def test_listens_where_the_settings_say(bind: str, addresses: list[str]) -> None
             socket.create_connection((address, listener.getsockname()[1])).close()
 
 
+def test_accepted_sockets_send_at_once() -> None:
+    (listener,) = open_sockets(WebSocket(bind="127.0.0.1:0"))
+    with listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_address_in_use_is_one_line_for_the_operator() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
