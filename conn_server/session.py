@@ -37,6 +37,7 @@ from schema.envelope import (
     HEARTBEAT,
     NOT_SIGNED_IN,
     PONG,
+    SIGNED_IN,
     PackageType,
     Publish,
     Request,
@@ -299,7 +300,7 @@ class Session:
         expires_at_s = admit.grant.expires_at_s
         self.deadline = now + (expires_at_s - unix_now) if expires_at_s else inf
         if not admit.version:
-            return encode_signed_in(None, admit.request_id)
+            return encode_signed_in(None, admit.request_id) if admit.request_id else SIGNED_IN
         timeout_s = int(self._rules.heartbeat_timeout_of(admit.version))
         return encode_signed_in(SignedIn(members, timeout_s, int(unix_now * 1000)), admit.request_id)
 

@@ -161,4 +161,5 @@ def encode_push(push: Push, version: int) -> bytes:
 
 HEARTBEAT: Final = b"\x08\x02"
 PONG: Final = encode_pong()
+SIGNED_IN: Final = encode_signed_in(None)
 NOT_SIGNED_IN: Final = encode_error(Code.NOT_SIGNED_IN, SIGN_IN_FIRST)

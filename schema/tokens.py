@@ -43,6 +43,7 @@ _SEGMENTS: Final = 3
 _HEADER: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."  # {"alg":"HS256","typ":"JWT"}
 _DECIMAL: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _INT64_MAX: Final = 2**63 - 1
+_INT32_DIGITS: Final = 10
 _INT64_DIGITS: Final = 19
 
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=_INT64_MAX)]
@@ -201,6 +202,8 @@ class _Hs256(HMACAlgorithm):
 
 def _number(uid: str) -> int:
     """Return a uid as the Go system's int32: 0 of text, cut to 32 bits as strconv.Atoi and int32() do."""
+    if uid.isascii() and uid.isdigit() and len(uid) < _INT32_DIGITS:  # nearly all
+        return int(uid)
     if not _DECIMAL.fullmatch(uid):
         return 0
     digits = uid.lstrip("+-").lstrip("0") or "0"
