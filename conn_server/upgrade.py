@@ -20,7 +20,7 @@ Plain is (RFC 6455 section 4.2.1, RFC 9112 section 5):
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Iterable
 from hashlib import sha1
 from typing import Final, NamedTuple
@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _REQUEST_LINE: Final = re.compile(rb"GET [\x21-\x7e]+ HTTP/1\.1\r\n")
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)\r\n")
+_COMMA: Final = re.compile(rb",[ \t]*")
 _KEY: Final = re.compile(rb"[0-9A-Za-z+/]{22}==")
 _VERSION: Final = re.compile(rb"[^\r\n]* HTTP/1\.[1-9]\r?\n")
 _AUTHORITY: Final = re.compile(rb"(?i:https?)://[^/?#\s]+")
@@ -109,11 +110,11 @@ def plain_upgrade(head: bytes) -> PlainUpgrade | None:
         head[at:] != b"\r\n"
         or b"host" not in headers
         or headers.get(b"upgrade", b"").lower() != b"websocket"
-        or b"upgrade" not in re.split(rb",[ \t]*", headers.get(b"connection", b"").lower())
+        or b"upgrade" not in _COMMA.split(headers.get(b"connection", b"").lower())
         or headers.get(b"sec-websocket-version") != b"13"
         or not _KEY.fullmatch(key)
         or not headers.keys().isdisjoint((b"content-length", b"transfer-encoding"))
     ):
         return None
-    accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+    accept = b2a_base64(sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
     return PlainUpgrade(headers.get(b"origin"), _ANSWER % accept)
