@@ -25,9 +25,9 @@ UV_READY := .venv-uv/.ready-$(UV_VERSION)
 PACKAGES := $(wildcard schema runtime delivery conn_server logic_server job_worker standalone clients bench deploy)
 IMAGE    := schema/proto/image.binpb
 
-# A process more than there are cores, since some always wait; one that has nothing left takes tests from the
-# others.  Tests that are named run in one, where -s and --pdb work.
-ON_ALL_CORES := --numprocesses $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --maxprocesses 4 --dist worksteal
+# A process per core, of which one that has nothing left takes tests from the others.  Tests that are named
+# run in one, where -s and --pdb work.
+ON_ALL_CORES := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo bench chaos soak ingest cluster setup test unit fuzz lint format types arch proto proto-check proto-image lock wheel clean
