@@ -159,10 +159,12 @@ class Client:
 
     async def _sign_in(self, work: Authenticate) -> bytes | None:
         decision: bytes | Admit | None = None
-        is_first = not self.session.memberships
+        check = self._node.check
         try:
-            if self._node.check is not None:
-                decision = self.session.sign_in_succeeded(work, self._node.check(work.token))
+            if check is not None:
+                if self.session.memberships:  # who signs in again and again gets one turn for each, as all do
+                    await trio.lowlevel.checkpoint()
+                decision = self.session.sign_in_succeeded(work, check(work.token))
             else:
                 with trio.CancelScope() as self._scope:
                     grant = await self._node.logic.authenticate(work.token)
@@ -172,10 +174,10 @@ class Client:
         finally:
             self._scope = None
         if isinstance(decision, Admit):
-            decision = self._admit(work, decision)
-            if is_first:
-                return decision
-        await trio.lowlevel.checkpoint()  # who signs in again and again gets one turn for each, as all do
+            return self._admit(
+                work, decision
+            )  # no await from here to the answer: pushes would come before it
+        await trio.lowlevel.checkpoint()
         return decision
 
     def _admit(self, work: Authenticate, admit: Admit) -> bytes | None:

@@ -230,6 +230,28 @@ async def test_where_tokens_are_checked_here_nobody_is_asked() -> None:
         assert served.logic.calls == 0
 
 
+async def test_no_push_of_the_new_room_comes_before_the_answer_to_the_sign_in() -> None:
+    async with serving(check=check) as served, trio.open_nursery() as others:
+
+        async def talk() -> None:
+            while True:
+                await served.port.broadcaster.broadcast(push(room="garden"))
+                await trio.lowlevel.checkpoint()
+
+        peer = await served.connect()
+        await peer.say(sign_in("lobby"))
+        assert await peer.hear() == SUC
+        others.start_soon(talk)
+        for _ in range(10):  # which of two tasks goes first is Trio's dice
+            await peer.say(sign_in("garden"))
+            assert await peer.hear() == SUC
+            assert await peer.hear() == encode_push(push(room="garden"), 0)
+            await peer.say(sign_in("lobby"))
+            while await peer.hear() != SUC:
+                pass
+        others.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("token", ["good", "bad"])
 async def test_client_that_signs_in_again_and_again_gets_one_turn_for_each(token: str) -> None:
     turns = 0
