@@ -140,6 +140,8 @@ class Client:
                     await trio.lowlevel.wait_task_rescheduled(self._interrupted)
                 else:
                     await self._run_work(self._work)
+                    if self._work is not None:  # it has said more meanwhile: the others' turn first
+                        await trio.lowlevel.checkpoint()
         finally:
             self.cancel()
 
@@ -162,8 +164,6 @@ class Client:
         check = self._node.check
         try:
             if check is not None:
-                if self.session.memberships:  # who signs in again and again gets one turn for each, as all do
-                    await trio.lowlevel.checkpoint()
                 decision = self.session.sign_in_succeeded(work, check(work.token))
             else:
                 with trio.CancelScope() as self._scope:
@@ -173,12 +173,8 @@ class Client:
             decision = self.session.sign_in_failed(work, error)
         finally:
             self._scope = None
-        if isinstance(decision, Admit):
-            return self._admit(
-                work, decision
-            )  # no await from here to the answer: pushes would come before it
-        await trio.lowlevel.checkpoint()
-        return decision
+        # No await from here to the answer: pushes of the new room would come before it.
+        return self._admit(work, decision) if isinstance(decision, Admit) else decision
 
     def _admit(self, work: Authenticate, admit: Admit) -> bytes | None:
         """Join and leave in one step, so that no push of either room falls between."""

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import trio
 
 from runtime.queue.memory_consumer import (
-    FAIR,
     NO_FAULTS,
     Faults,
     MemoryConsumer,
     MemoryConsumerStatistics,
     MemoryDelivery,
+    take_turn,
 )
 from runtime.queue.memory_store import Channel, Store
 from schema.access import Unavailable
@@ -88,10 +88,7 @@ class MemoryProducer:
             ValueError: the topic is no name, or a body is empty or too long, or all together are.
         """
         self._calls += 1
-        if self._calls % FAIR:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
+        await take_turn(self._calls)
         self._queue.publish_nowait(topic, bodies, is_closing=self._is_closed)
 
     def close_nowait(self) -> None:

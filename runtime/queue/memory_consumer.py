@@ -14,8 +14,16 @@ import trio
 
 from runtime.queue.memory_store import Channel, Loan
 
-FAIR: Final = 32
-"""Deliveries given out, or calls of a producer, between two that let other tasks run."""
+# Deliveries given out, or calls of a producer, between two that let other tasks run.
+_FAIR: Final = 32
+
+
+async def take_turn(count: int) -> None:
+    """Let other tasks run at one `count` of many; a checkpoint for cancellation at each."""
+    if count % _FAIR:
+        await trio.lowlevel.checkpoint_if_cancelled()
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 def _never(_body: bytes, _attempt: int) -> bool:
@@ -119,10 +127,7 @@ class MemoryConsumer:
         Raises:
             trio.ClosedResourceError: the consumer's context has been left.
         """
-        if self._received % FAIR:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
+        await take_turn(self._received)
         while not self._is_closing:
             if delivery := self._take_nowait():
                 return delivery
@@ -178,9 +183,6 @@ class MemoryConsumer:
             self._channel.strand(loan)
         else:
             self._channel.finish(loan)
-        self._made_room()
-
-    def _made_room(self) -> None:
         if self._channel.queue or self._is_closing:  # else nobody waits for room, or for the last answer
             self._waiting.unpark_all()
 
